@@ -1,0 +1,59 @@
+# evakeras: every target starts from nothing and can be repeated.
+PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
+BIN := .venv/bin
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: help venv course full refresh results lab test test-code test-notebooks clean
+
+help:
+	@echo "make course   execute every session in quick mode, leave notebooks and pages in build/course/"
+	@echo "make lab      open the notebooks in Jupyter Lab"
+	@echo "make full     execute every session in full length on MNIST, into build/full/"
+	@echo "make test     run all checks and every notebook in quick mode"
+	@echo "make venv     make the environment .venv alone"
+	@echo "make clean    remove .venv and build/"
+
+venv: .venv/ready
+	@echo "make venv: the environment .venv is ready."
+
+.venv/ready: pyproject.toml $(wildcard $(CONSTRAINTS))
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "Python 3.10 or newer is needed: make venv PYTHON=python3.12"; exit 1; }
+	@echo "Making the environment .venv (a few minutes the first time) ..."
+	@$(PYTHON) -m venv .venv || { echo "The venv module is missing: on Debian, apt install python3-venv"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=24"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable ".[cpu,notebooks,test]"
+	@touch $@
+
+course: .venv/ready
+	@$(BIN)/python tools/course.py build/course
+
+full: .venv/ready
+	@$(BIN)/python tools/course.py --full build/full
+
+refresh: .venv/ready
+	@$(BIN)/python tools/course.py --full --in-place build/full
+	@$(BIN)/python tools/results.py
+
+results: .venv/ready
+	@$(BIN)/python tools/results.py
+
+lab: .venv/ready
+	@$(BIN)/jupyter lab --ServerApp.root_dir=notebooks --ip=127.0.0.1
+
+test: test-code test-notebooks
+	@echo "make test: all checks passed."
+
+test-code: .venv/ready
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/python -m pytest
+
+test-notebooks: .venv/ready
+	@EVAKERAS_QUICK=1 $(BIN)/python -m pytest notebooks --nbval-lax --nbval-current-env \
+	  --nbval-cell-timeout=300 -q
+
+clean:
+	rm -rf .venv build

@@ -1,0 +1,350 @@
+"""Images to learn from: MNIST, CIFAR-10, small sets that need no download, and `tf.data` batches.
+
+This file works alone: copy it into an assignment and `import data`. It needs Keras 3, NumPy, SciPy and
+scikit-learn; `batches` needs TensorFlow, CIFAR-10 and photographs need Pillow.
+"""
+
+import contextlib
+import io
+import itertools
+import os
+import socket
+import sys
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+__all__ = [
+    "ImageDataset",
+    "batches",
+    "load_cifar10",
+    "load_digits",
+    "load_mnist",
+    "load_photo",
+]
+
+DIGITS = tuple("0123456789")
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_DOWNLOAD_TIMEOUT = 20  # seconds without an answer before a download counts as unreachable
+
+
+class ImageDataset(NamedTuple):
+    """Images and labels, split once into a training and a test part.
+
+    `x_train` and `x_test` are uint8 `(N, H, W, C)` with values 0–255, `y_train` and `y_test` int64 `(N,)`
+    in `0 … len(class_names) - 1`. `name` says where they came from: "mnist", "digits" or "cifar10".
+    """
+
+    name: str
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    class_names: tuple
+
+
+def load_mnist(path=None, *, limit=None):
+    """Load MNIST, or digits that ship with scikit-learn where MNIST cannot be had.
+
+    Looks at `path`, then `$EVAKERAS_DATA/mnist.npz`, then Keras's own cache or download. Where none can be
+    reached, it says so in one line on stderr and returns `load_digits()`: look at `.name` before you quote
+    a figure.
+
+    Args:
+        path: an `.npz` file in the layout of Keras's own; None searches as above.
+        limit: keep at most this many training and this many test images, the first ones.
+
+    Returns:
+        An `ImageDataset` of 28×28×1 images, named "mnist" or "digits".
+
+    Raises:
+        FileNotFoundError: `path` or the folder that `EVAKERAS_DATA` names does not exist.
+        ValueError: the file is damaged or holds something else. A damaged file is never passed over.
+
+    Example:
+        >>> load_mnist(limit=100).x_train.shape
+        (100, 28, 28, 1)
+
+    Reference:
+        LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition, 1998.
+    """
+    path = _find("mnist.npz", path)
+    arrays = _read_mnist(path) if path else _keras_mnist()
+    if arrays is None:
+        print(
+            "MNIST is not here and cannot be downloaded: using scikit-learn's 1,797 UCI digits instead. "
+            "For MNIST, put mnist.npz in a folder and set EVAKERAS_DATA to that folder.",
+            file=sys.stderr,
+        )
+        return _limited(load_digits(), limit)
+    return _limited(_dataset("mnist", *arrays, DIGITS), limit)
+
+
+def load_cifar10(path=None, *, limit=None):
+    """Load CIFAR-10 from a file, Keras's cache or its download.
+
+    Looks at `path`, then `$EVAKERAS_DATA/cifar10_jpeg.npz`, then Keras's own cache or download.
+
+    Args:
+        path: an `.npz` of JPEG files: `train_jpeg` (uint8, all files end to end), `train_offsets`
+            (N + 1 integers), `train_labels` (N integers), and the same for `test`.
+        limit: keep at most this many training and this many test images, the first ones.
+
+    Returns:
+        An `ImageDataset` of 32×32×3 images, named "cifar10".
+
+    Raises:
+        FileNotFoundError: no such file, or no file and no way to download the set. There is no substitute.
+        ValueError: the file is damaged or holds something else.
+
+    Example:
+        >>> load_cifar10("nowhere.npz")
+        Traceback (most recent call last):
+        FileNotFoundError: path='nowhere.npz' does not exist
+
+    Reference:
+        Krizhevsky: Learning multiple layers of features from tiny images, 2009.
+    """
+    path = _find("cifar10_jpeg.npz", path)
+    arrays = _read_cifar10(path, limit) if path else _keras_download(keras.datasets.cifar10)
+    if arrays is None:
+        raise FileNotFoundError(
+            "CIFAR-10 is not here and cannot be downloaded; put cifar10_jpeg.npz in a folder and set "
+            "EVAKERAS_DATA to that folder"
+        )
+    return _limited(_dataset("cifar10", *arrays, CIFAR10), limit)
+
+
+def load_digits():
+    """Load scikit-learn's 1,797 UCI digits, drawn like MNIST: 20×20 in the middle of 28×28.
+
+    The last 360 are the test part; they were written by people whose digits are not in the training part
+    only as far as the file's order keeps writers together.
+
+    Returns:
+        An `ImageDataset` of 1,437 + 360 images 28×28×1, named "digits".
+
+    Example:
+        >>> digits = load_digits()
+        >>> digits.name, digits.x_train.shape, digits.x_test.shape
+        ('digits', (1437, 28, 28, 1), (360, 28, 28, 1))
+
+    Reference:
+        Alpaydin, Kaynak: Optical recognition of handwritten digits, UCI repository, 1998.
+    """
+    from scipy import ndimage
+    from sklearn import datasets
+
+    small, labels = datasets.load_digits(return_X_y=True)
+    small = small.reshape(-1, 8, 8) * (255 / 16)  # the file counts ink from 0 to 16
+    drawn = ndimage.zoom(small, (1, 2.5, 2.5), order=1, mode="nearest", grid_mode=True)
+    images = np.pad(np.rint(drawn).astype(np.uint8), ((0, 0), (4, 4), (4, 4)))
+    train = slice(None, -360), slice(-360, None)
+    return _dataset("digits", *[part[s] for s in train for part in (images, labels)], DIGITS)
+
+
+def load_photo(name):
+    """Load one of scikit-learn's two photographs.
+
+    Args:
+        name: "china" (a temple) or "flower".
+
+    Returns:
+        uint8 array `(427, 640, 3)`, red green blue, values 0–255.
+
+    Raises:
+        ValueError: another name.
+
+    Example:
+        >>> load_photo("china").shape
+        (427, 640, 3)
+    """
+    from sklearn import datasets
+
+    if name not in ("china", "flower"):
+        raise ValueError(f"name={name!r} is unknown; expected 'china' or 'flower'")
+    return np.array(datasets.load_sample_image(f"{name}.jpg"))
+
+
+def batches(x, y=None, batch_size=128, *, shuffle=False, seed=None, augment=None):
+    """Make a `tf.data.Dataset` of batches, its steps in the order that is safe.
+
+    Cast to float32, shuffle over the whole set (anew in every epoch), batch, augment, prefetch.
+
+    Args:
+        x: images `(N, H, W, C)`, any number type; the values are kept, only the type becomes float32.
+        y: labels `(N,)` or `(N, classes)`, or None for images alone.
+        batch_size: images per batch, at least 1; the last batch may be smaller.
+        shuffle: whether to shuffle.
+        seed: integer that makes the shuffling repeat.
+        augment: a layer or function from a batch of images to a batch of images; a layer is called with
+            `training=True`. It runs one batch after another, so that its random numbers repeat too.
+
+    Returns:
+        A `tf.data.Dataset` of `images` or `(images, labels)`, ready for `fit`.
+
+    Raises:
+        ValueError: empty or of different length, not four axes, batch_size below 1.
+
+    Example:
+        >>> digits = load_digits()
+        >>> images, labels = next(iter(batches(digits.x_train, digits.y_train, 32)))
+        >>> images.shape, images.dtype.name, labels.shape
+        (TensorShape([32, 28, 28, 1]), 'float32', TensorShape([32]))
+    """
+    import tensorflow as tf
+
+    x, y = _check_batches(x, y, batch_size)
+    # Whole images in memory are the cache; what is shuffled are their numbers, which costs nothing.
+    order = tf.data.Dataset.range(len(x))
+    if shuffle:
+        order = order.shuffle(len(x), seed=seed, reshuffle_each_iteration=True)
+    images = tf.convert_to_tensor(x)
+    labels = None if y is None else tf.convert_to_tensor(y)
+
+    def pick(index):
+        batch = tf.cast(tf.gather(images, index), "float32")
+        if isinstance(augment, keras.Layer):
+            batch = augment(batch, training=True)
+        elif augment is not None:
+            batch = augment(batch)
+        return batch if labels is None else (batch, tf.gather(labels, index))
+
+    return order.batch(batch_size).map(pick).prefetch(tf.data.AUTOTUNE)
+
+
+def _check_batches(x, y, batch_size):
+    x = np.asarray(x)
+    if x.ndim != 4 or len(x) == 0 or not np.issubdtype(x.dtype, np.number):
+        raise ValueError(f"x has shape {x.shape} and dtype {x.dtype}; expected numbers (N, H, W, C), N > 0")
+    if y is not None:
+        y = np.asarray(y)
+        if y.ndim == 0 or len(y) != len(x):
+            raise ValueError(f"y has shape {y.shape}, expected {len(x)} labels, one for each image")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size!r} must be at least 1")
+    return x, y
+
+
+def _find(filename, path):
+    """The file to read: `path`, or the one in `$EVAKERAS_DATA`, or None."""
+    if path is not None:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"path={str(path)!r} does not exist")
+        return Path(path)
+    folder = os.environ.get("EVAKERAS_DATA")
+    if not folder:
+        return None
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"EVAKERAS_DATA={folder!r} is not a folder that exists")
+    file = Path(folder) / filename
+    return file if file.is_file() else None
+
+
+def _read_npz(path, names):
+    """The named arrays of an `.npz`; a damaged or foreign file is a ValueError that names it."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [name for name in names if name not in file.files]
+            if missing:
+                raise ValueError(f"it has no array {', '.join(missing)}")
+            return [file[name] for name in names]
+    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is damaged or not the file expected: {error}") from error
+
+
+def _read_mnist(path):
+    arrays = _read_npz(path, ["x_train", "y_train", "x_test", "y_test"])
+    for part, images, labels in (("train", *arrays[:2]), ("test", *arrays[2:])):
+        if images.shape != (len(labels), 28, 28) or images.dtype != np.uint8 or labels.ndim != 1:
+            raise ValueError(
+                f"{path} does not hold MNIST: x_{part} is {images.dtype} {images.shape} and y_{part} is "
+                f"{labels.shape}, expected uint8 (N, 28, 28) and (N,)"
+            )
+        _check_labels(path, labels)
+    return arrays
+
+
+def _check_labels(path, labels):
+    if len(labels) == 0 or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"{path}: labels are {labels.dtype} {labels.shape}, expected integers")
+    if labels.min() < 0 or labels.max() > 9:
+        raise ValueError(f"{path}: labels reach {labels.min()} … {labels.max()}, expected 0 … 9")
+
+
+def _read_cifar10(path, limit):
+    parts = ["jpeg", "offsets", "labels"]
+    arrays = _read_npz(path, [f"{split}_{part}" for split in ("train", "test") for part in parts])
+    result = []
+    for jpeg, offsets, labels in (arrays[:3], arrays[3:]):
+        _check_labels(path, labels)
+        good = offsets.shape == (len(labels) + 1,) and offsets[0] == 0 and offsets[-1] == len(jpeg)
+        if not good or jpeg.dtype != np.uint8 or (np.diff(offsets.astype(np.int64)) <= 0).any():
+            raise ValueError(f"{path} is damaged: its offsets do not match its files")
+        n = len(labels) if limit is None else min(limit, len(labels))
+        result += [_decode(path, jpeg, offsets[: n + 1]), labels[:n]]
+    return result
+
+
+def _decode(path, jpeg, offsets):
+    from PIL import Image
+
+    images = np.empty((len(offsets) - 1, 32, 32, 3), np.uint8)
+    for i, (start, stop) in enumerate(itertools.pairwise(offsets)):
+        try:
+            images[i] = np.asarray(Image.open(io.BytesIO(jpeg[start:stop].tobytes())))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} is damaged: image {i} cannot be read: {error}") from error
+    return images
+
+
+def _keras_mnist():
+    return _keras_download(keras.datasets.mnist)
+
+
+def _keras_download(module):
+    """The four arrays of a Keras data set, or None where it can be neither found nor downloaded."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)  # Keras sets none: a silent network would hang for ever
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            (x_train, y_train), (x_test, y_test) = module.load_data()
+        return x_train, y_train, x_test, y_test
+    except ValueError:  # Keras checks the hash: the file arrived damaged
+        raise
+    except Exception:  # Keras raises a bare Exception where the address cannot be reached
+        _refuse_damaged_cache(module)
+        return None
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _refuse_damaged_cache(module):
+    """A cached file that Keras wanted to replace is damaged: say so, do not hide it."""
+    name = module.__name__.rsplit(".", 1)[-1]
+    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
+    cached = home / "datasets" / {"mnist": "mnist.npz"}.get(name, "cifar-10-batches-py")
+    if cached.exists():
+        raise ValueError(f"{cached} is damaged and cannot be downloaded again; delete it")
+
+
+def _dataset(name, x_train, y_train, x_test, y_test, class_names):
+    images = [x if x.ndim == 4 else x[..., np.newaxis] for x in (x_train, x_test)]
+    labels = [np.asarray(y).reshape(-1).astype(np.int64) for y in (y_train, y_test)]
+    return ImageDataset(name, images[0], labels[0], images[1], labels[1], class_names)
+
+
+def _limited(dataset, limit):
+    if limit is None:
+        return dataset
+    if limit < 1:
+        raise ValueError(f"limit={limit!r} must be at least 1")
+    return dataset._replace(
+        x_train=dataset.x_train[:limit],
+        y_train=dataset.y_train[:limit],
+        x_test=dataset.x_test[:limit],
+        y_test=dataset.y_test[:limit],
+    )

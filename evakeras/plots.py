@@ -1,0 +1,247 @@
+"""Figures of the course: grids of images, histograms, learning curves, loss surfaces.
+
+Every function takes arrays, returns the Matplotlib figure and works without a display. Series differ by
+dash and marker as well as by colour, and the colours can be told apart by colour-blind readers.
+
+This file works alone: copy it into an assignment and `import plots`. It needs Matplotlib and NumPy.
+"""
+
+import math
+from itertools import cycle
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+__all__ = ["COLORS", "histograms", "image_grid", "learning_curves", "surface"]
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's palette: told apart by readers with any kind of colour vision."""
+
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def image_grid(images, titles=None, *, columns=None, value_range=None, title=None):
+    """Draw images in a grid, all on one scale.
+
+    Args:
+        images: `(N, H, W, C)` with 1 or 3 channels, `(N, H, W)` grey, or a list of single images.
+        titles: one text per image, or None.
+        columns: images per row; None chooses about twice as many columns as rows.
+        value_range: `(black, white)`; None means (0, 255) for uint8, else from the smallest value of all
+            images to the largest, so that brightness can be compared between them.
+        title: text above the grid.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: no images, wrong shape, NaN, titles that do not match, an empty range.
+
+    Example:
+        >>> figure = image_grid(np.zeros((3, 8, 8), np.uint8), ["a", "b", "c"])
+        >>> len(figure.axes)
+        3
+    """
+    images = [_check_image(image, i) for i, image in enumerate(images)]
+    if not images:
+        raise ValueError("images is empty")
+    titles = [""] * len(images) if titles is None else list(titles)
+    if len(titles) != len(images):
+        raise ValueError(f"titles has {len(titles)} texts for {len(images)} images")
+    low, high = _value_range(images, value_range)
+    columns = min(columns or math.ceil(math.sqrt(2 * len(images))), len(images))
+    rows = math.ceil(len(images) / columns)
+    shape = images[0].shape
+    width = min(1.6, 9 / columns)
+    height = width * shape[0] / shape[1] + 0.25 * any(titles)
+    figure, axes = _subplots(rows, columns, (width * columns, height * rows + 0.35 * bool(title)))
+    for ax in axes:
+        ax.axis("off")
+    for ax, image, text in zip(axes, images, titles, strict=False):
+        scaled = np.clip((image.astype(float) - low) / (high - low), 0, 1)
+        ax.imshow(scaled, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        ax.set_title(text, fontsize=9)
+    for ax in axes[len(images) :]:
+        ax.remove()
+    figure.suptitle(title)
+    return _finished(figure)
+
+
+def histograms(values, *, bins=64, value_range=None, xlabel="value", title=None, log=False):
+    """Draw one histogram per named array, one above the other on the same axis.
+
+    Args:
+        values: dict from a name to an array of any shape.
+        bins: number of bars, or their edges.
+        value_range: `(left, right)` for all; None takes each array's own.
+        xlabel: what the values are, with their unit.
+        log: whether to count on a logarithmic axis.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: nothing to draw, an empty array, NaN.
+
+    Example:
+        >>> figure = histograms({"raw": np.arange(10), "scaled": np.arange(10) / 10})
+        >>> [ax.get_title("left") for ax in figure.axes]
+        ['raw', 'scaled']
+    """
+    if not values:
+        raise ValueError("values is empty")
+    figure, axes = _subplots(len(values), 1, (6, 1.5 * len(values) + 0.6), sharex=value_range is not None)
+    for ax, (name, array), color in zip(axes, values.items(), cycle(COLORS), strict=False):
+        array = np.asarray(array, float).ravel()
+        if array.size == 0 or not np.isfinite(array).all():
+            raise ValueError(f"values[{name!r}] is empty or holds NaN or infinity")
+        ax.hist(array, bins, value_range, color=color, log=log)
+        ax.set_title(name, fontsize=10, loc="left")
+        ax.set_ylabel("count")
+    axes[-1].set_xlabel(xlabel)
+    figure.suptitle(title)
+    return _finished(figure)
+
+
+def learning_curves(histories, metric="accuracy", *, splits=("train", "validation"), ylim=None, title=None):
+    """Draw a metric against the epoch: the mean over seeds as a line, the range between them as a band.
+
+    Args:
+        histories: dict from a name to one Keras history dict, or to a list of them, one per seed.
+        metric: "accuracy", "loss", …; its validation twin is "val_" + metric.
+        splits: which of "train" and "validation" to draw, each in a panel of its own.
+        ylim: `(bottom, top)` of the axis.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: nothing to draw, a history without the metric, seeds of different length.
+
+    Example:
+        >>> history = {"accuracy": [0.90, 0.95], "val_accuracy": [0.91, 0.94]}
+        >>> figure = learning_curves({"third": [history, history]})
+        >>> [ax.get_title() for ax in figure.axes]
+        ['train', 'validation']
+    """
+    prefix = {"train": "", "validation": "val_"}
+    if not histories or not splits or not set(splits) <= set(prefix):
+        raise ValueError(
+            f"histories={list(histories)} and splits={splits} must name something to draw, the splits "
+            "'train' or 'validation'"
+        )
+    figure, axes = _subplots(1, len(splits), (4.6 * len(splits), 3.6), sharey=True)
+    for ax, split in zip(axes, splits, strict=True):
+        styles = zip(cycle(COLORS), cycle(DASHES), cycle(MARKERS), strict=False)
+        for (name, runs), style in zip(histories.items(), styles, strict=False):
+            _curve(ax, name, _stack(name, runs, prefix[split] + metric), *style)
+        ax.set_title(split)
+        ax.set_xlabel("epoch")
+        ax.grid(alpha=0.3)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    axes[0].set_ylabel(metric)
+    axes[0].set_ylim(ylim)
+    axes[-1].legend(fontsize=9)
+    figure.suptitle(title)
+    return _finished(figure)
+
+
+def _curve(ax, name, values, color, dash, marker):
+    epochs = np.arange(1, values.shape[1] + 1)
+    every = max(1, len(epochs) // 8)
+    ax.plot(epochs, values.mean(0), color=color, ls=dash, marker=marker, ms=4, markevery=every, label=name)
+    if len(values) > 1:
+        ax.fill_between(epochs, values.min(0), values.max(0), color=color, alpha=0.15, lw=0)
+
+
+def _stack(name, runs, key):
+    runs = [runs] if isinstance(runs, dict) else list(runs)
+    if not runs or not all(len(run.get(key, ())) for run in runs):
+        raise ValueError(f"histories[{name!r}] has no {key!r}")
+    if len({len(run[key]) for run in runs}) > 1:
+        raise ValueError(f"histories[{name!r}]: the seeds have different numbers of epochs")
+    return np.array([run[key] for run in runs], float)
+
+
+def surface(loss, x_range, y_range, *, paths=None, xlabel="$w_1$", ylabel="$w_2$", title=None):
+    """Draw a loss over two weights twice: from above with contours, and in 3-D.
+
+    Args:
+        loss: function of two arrays of equal shape that returns the loss, elementwise.
+        x_range, y_range: `(low, high)` of the two weights.
+        paths: dict from a name to the points `(steps, 2)` that a descent went through; it is drawn into both.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: a range that is empty, a path of another shape, a loss that is not finite.
+
+    Example:
+        >>> figure = surface(lambda a, b: a**2 + 4 * b**2, (-1, 1), (-1, 1))
+        >>> [ax.name for ax in figure.axes]
+        ['rectilinear', '3d']
+    """
+    for name, (low, high) in (("x_range", x_range), ("y_range", y_range)):
+        if not low < high:
+            raise ValueError(f"{name}={(low, high)} must go from low to high")
+    x, y = np.meshgrid(np.linspace(*x_range, 80), np.linspace(*y_range, 80))
+    z = np.asarray(loss(x, y), float)
+    if z.shape != x.shape or not np.isfinite(z).all():
+        raise ValueError(f"loss returned shape {z.shape}, expected finite values {x.shape}")
+    figure = plt.figure(figsize=(9, 4), layout="constrained")
+    above, relief = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2, projection="3d")
+    above.contour(x, y, z, levels=18, cmap="cividis", linewidths=0.8)
+    relief.plot_surface(x, y, z, cmap="cividis", alpha=0.7, linewidth=0, rcount=40, ccount=40)
+    styles = zip(COLORS[1:], MARKERS, strict=False)
+    for (name, path), (color, marker) in zip((paths or {}).items(), styles, strict=False):
+        path = np.asarray(path, float)
+        if path.ndim != 2 or path.shape[1] != 2:
+            raise ValueError(f"paths[{name!r}] has shape {path.shape}, expected (steps, 2)")
+        above.plot(*path.T, color=color, marker=marker, ms=3, lw=1, label=name)
+        relief.plot(*path.T, loss(*path.T), color=color, marker=marker, ms=3, lw=1, zorder=10)
+    above.set(xlabel=xlabel, ylabel=ylabel, title="from above", xlim=x_range, ylim=y_range)
+    relief.set(xlabel=xlabel, ylabel=ylabel, title="in 3-D")
+    relief.set_zlabel("loss")
+    if paths:
+        above.legend(fontsize=9)
+    figure.suptitle(title)
+    return _finished(figure)
+
+
+def _subplots(rows, columns, size, **options):
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **options)
+    return figure, axes.ravel()
+
+
+def _finished(figure):
+    """Close the figure, so that a notebook shows it once: as the value of the cell."""
+    plt.close(figure)
+    return figure
+
+
+def _check_image(image, number):
+    image = np.asarray(image)
+    if image.ndim == 3 and image.shape[-1] == 1:
+        image = image[..., 0]
+    if image.ndim not in (2, 3) or image.size == 0 or (image.ndim == 3 and image.shape[-1] != 3):
+        raise ValueError(
+            f"images: number {number} has shape {image.shape}, expected (H, W), (H, W, 1) or (H, W, 3)"
+        )
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        raise ValueError(f"images: number {number} holds NaN or infinity")
+    return image
+
+
+def _value_range(images, value_range):
+    if value_range is None:
+        if all(image.dtype == np.uint8 for image in images):
+            return 0, 255
+        low = min(float(image.min()) for image in images)
+        high = max(float(image.max()) for image in images)
+        return low, high if high > low else low + 1
+    low, high = value_range
+    if not low < high:
+        raise ValueError(f"value_range={value_range} must go from black to white, low to high")
+    return low, high

@@ -1,0 +1,345 @@
+"""Train models and keep what came out: one run, or a study of several variants and seeds.
+
+A run lives in a folder of its own. A finished run is read back, an interrupted one goes on after its last
+finished epoch, and a folder that was made with another configuration is refused.
+
+This file works alone: copy it into an assignment and `import train`. It needs Keras 3, NumPy and tqdm.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+__all__ = ["Run", "run", "study"]
+
+
+@dataclass
+class Run:
+    """What one training left behind.
+
+    `history` maps each metric to one float per epoch, as Keras's own does; `seconds` is the time that the
+    epochs took, one float each. `folder` holds `state.json` and the last `epoch-NN.keras` (or all of them).
+    """
+
+    name: str
+    seed: int
+    history: dict
+    seconds: list
+    folder: Path
+    read_back: bool = False
+
+    def model(self, epoch=None):
+        """Load the trained model, as it was after `epoch` (from 1; None is the last)."""
+        epoch = len(self.seconds) if epoch is None else epoch
+        file = _model_file(self.folder, epoch)
+        if not file.exists():
+            raise FileNotFoundError(f"{file} was not kept; train with keep_epochs=True")
+        return keras.saving.load_model(file)
+
+
+def run(
+    build,
+    x,
+    y,
+    *,
+    epochs,
+    folder,
+    seed=0,
+    batch_size=128,
+    validation_data=None,
+    keep_epochs=False,
+    name=None,
+    progress=None,
+):
+    """Train one model and keep its history and weights in `folder`.
+
+    The order of the images and the numbers behind Dropout and random layers depend on `seed` and the epoch
+    alone, so that an interrupted run that goes on ends with the same bits as one in one piece.
+
+    Args:
+        build: function without arguments that returns a compiled model.
+        x: float images `(N, …)`; y: labels, `N` of them, as the model's loss expects.
+        epochs: passes over the images, at least 1.
+        folder: where to keep the run; made if it does not exist. One run, one folder.
+        seed: integer behind the initial weights, the order and the dropout.
+        batch_size: images per step; the last, smaller batch is used too.
+        validation_data: `(x, y)` to measure after each epoch, or None.
+        keep_epochs: keep the model after every epoch, not only after the last.
+        name: what to call the run in the progress bar and the result; None takes the folder's name.
+        progress: a `tqdm` bar to advance by one per epoch; None makes one where someone can see it.
+
+    Returns:
+        A `Run`.
+
+    Raises:
+        ValueError: bad arguments, or `folder` holds a run of another configuration; the message says what
+            differs. Nothing in the folder is changed.
+
+    Example:
+        >>> import tempfile
+        >>> def build():
+        ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, "softmax")])
+        ...     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        ...     return model
+        >>> x, y = np.random.rand(32, 4).astype("float32"), np.arange(32) % 2
+        >>> folder = tempfile.mkdtemp()
+        >>> first = run(build, x, y, epochs=2, folder=folder)
+        >>> again = run(build, x, y, epochs=2, folder=folder)
+        >>> again.read_back, again.history == first.history
+        (True, True)
+    """
+    x, y, validation_data = _check_data(x, y, validation_data)
+    if epochs < 1 or batch_size < 1:
+        raise ValueError(f"epochs={epochs} and batch_size={batch_size} must be at least 1")
+    folder = Path(folder)
+    name = folder.name if name is None else name
+    data = _fingerprint(x, y, *(validation_data or ()))
+    bar = _bar(epochs) if progress is None else progress
+    try:
+        return _run(
+            build, x, y, epochs, folder, seed, batch_size, validation_data, keep_epochs, name, bar, data
+        )
+    finally:
+        if progress is None:
+            bar.close()
+
+
+def study(
+    variants,
+    x,
+    y,
+    *,
+    epochs,
+    folder,
+    seeds=(0, 1, 2),
+    batch_size=128,
+    validation_data=None,
+    keep_epochs=False,
+):
+    """Train every variant with every seed, one progress bar for all; finished runs are read back.
+
+    Args:
+        variants: dict from a name to a function that returns a compiled model.
+        seeds: integers; each variant is trained once with each.
+        folder: each run is kept in `folder/<name>-seed<seed>`.
+        x, y, epochs, batch_size, validation_data, keep_epochs: as for `run`.
+
+    Returns:
+        Dict from each variant's name to its list of `Run`s, one per seed.
+
+    Raises:
+        ValueError: as for `run`, or no variants or seeds.
+
+    Example:
+        >>> import tempfile
+        >>> def build(units):
+        ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(units, "relu"),
+        ...                               keras.layers.Dense(2, "softmax")])
+        ...     model.compile("adam", "sparse_categorical_crossentropy")
+        ...     return model
+        >>> x, y = np.random.rand(32, 4).astype("float32"), np.arange(32) % 2
+        >>> variants = {"narrow": lambda: build(2), "wide": lambda: build(20)}
+        >>> runs = study(variants, x, y, epochs=1, seeds=(0, 1), folder=tempfile.mkdtemp())
+        4 runs of 1 epoch: 4 trained, 0 read back
+        >>> [run.seed for run in runs["wide"]]
+        [0, 1]
+    """
+    if not variants or not list(seeds):
+        raise ValueError(f"variants={list(variants)} and seeds={list(seeds)} must not be empty")
+    x, y, validation_data = _check_data(x, y, validation_data)
+    data = _fingerprint(x, y, *(validation_data or ()))
+    jobs = [(name, seed) for name in variants for seed in seeds]
+    runs = {name: [] for name in variants}
+    with _bar(epochs * len(jobs)) as bar:
+        for name, seed in jobs:
+            runs[name].append(
+                _run(
+                    variants[name],
+                    x,
+                    y,
+                    epochs,
+                    Path(folder) / f"{name}-seed{seed}",
+                    seed,
+                    batch_size,
+                    validation_data,
+                    keep_epochs,
+                    name,
+                    bar,
+                    data,
+                )
+            )
+    read = sum(r.read_back for done in runs.values() for r in done)
+    print(
+        f"{len(jobs)} runs of {epochs} epoch{'s' * (epochs > 1)}: "
+        f"{len(jobs) - read} trained, {read} read back"
+    )
+    return runs
+
+
+def _run(build, x, y, epochs, folder, seed, batch_size, validation_data, keep_epochs, name, bar, data):
+    bar.set_description(f"{name} seed {seed}")
+    keras.utils.clear_session()  # so that the names of layers do not depend on what was built before
+    keras.utils.set_random_seed(seed)
+    model = build()
+    config = _configuration(model, epochs, seed, batch_size, keep_epochs, data)
+    state = _read_state(folder, config)
+    result = Run(name, seed, state["history"], state["seconds"], folder)
+    done = len(result.seconds)
+    bar.update(done)
+    if done == epochs:
+        result.read_back = True
+        return result
+    if done:
+        model = keras.saving.load_model(_model_file(folder, done))
+    for epoch in range(done, epochs):
+        logs, seconds = _train_epoch(model, x, y, epoch, seed, batch_size, validation_data)
+        result.seconds.append(seconds)
+        for metric, values in logs.items():
+            result.history.setdefault(metric, []).append(float(values[0]))
+        _keep(model, result, config, keep_epochs)
+        bar.update()
+        bar.set_postfix({k: f"{v[-1]:.4f}" for k, v in result.history.items() if "acc" in k})
+    return result
+
+
+def _train_epoch(model, x, y, epoch, seed, batch_size, validation_data):
+    """One epoch whose order and dropout depend on the seed and the number of the epoch alone."""
+    order = np.random.default_rng((seed, epoch)).permutation(len(x))
+    rng = np.random.default_rng((seed, epoch, 1))
+    for variable in model.variables:
+        if variable.path.endswith("seed_generator_state"):
+            variable.assign(rng.integers(0, 2**31, variable.shape))
+    start = time.perf_counter()
+    fitted = model.fit(
+        x[order],
+        y[order],
+        batch_size=batch_size,
+        shuffle=False,
+        verbose=0,
+        initial_epoch=epoch,
+        epochs=epoch + 1,
+        validation_data=validation_data,
+    )
+    return fitted.history, time.perf_counter() - start
+
+
+def _keep(model, result, config, keep_epochs):
+    """Write the model, then the state that names it: a run cut off in between goes on from the one before."""
+    result.folder.mkdir(parents=True, exist_ok=True)
+    done = len(result.seconds)
+    _write(_model_file(result.folder, done), model.save)
+    state = {"history": result.history, "seconds": result.seconds, "configuration": config}
+    text = json.dumps(state, indent=1)
+    _write(result.folder / "state.json", lambda file: file.write_text(text))
+    if not keep_epochs:
+        _model_file(result.folder, done - 1).unlink(missing_ok=True)
+
+
+def _write(path, write):
+    """Write a file whole or not at all: under another name first, then renamed."""
+    draft = path.with_name(f"draft-{path.name}")
+    write(draft)
+    os.replace(draft, path)
+
+
+def _model_file(folder, epoch):
+    return Path(folder) / f"epoch-{epoch:02d}.keras"
+
+
+def _configuration(model, epochs, seed, batch_size, keep_epochs, data):
+    """All that decides the result of a run, as plain JSON."""
+    if not model.compiled:
+        raise ValueError("build must return a compiled model; call model.compile(...) in it")
+    config = {
+        "epochs": epochs,
+        "seed": seed,
+        "batch_size": batch_size,
+        "keep_epochs": keep_epochs,
+        "model": model.get_config(),
+        "compile": model.get_compile_config(),
+        "data": data,
+        "keras": keras.__version__,
+        "backend": keras.backend.backend(),
+    }
+    return json.loads(json.dumps(config, default=str))
+
+
+def _read_state(folder, config):
+    """The history of the run in `folder`: empty for a new one, refused where the configuration differs."""
+    file = folder / "state.json"
+    if not file.exists():
+        return {"history": {}, "seconds": []}
+    try:
+        state = json.loads(file.read_text())
+        kept = state["configuration"]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{file} is damaged: {error}; delete the folder to train anew") from error
+    differences = list(_differences(kept, config))
+    if differences:
+        raise ValueError(
+            f"{folder} holds a run of another configuration: {'; '.join(differences[:5])}. "
+            "Choose another folder, or delete this one"
+        )
+    return state
+
+
+def _differences(old, new, path=""):
+    """Where two nested configurations differ, as readable lines."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted((old.keys() | new.keys()) - {"name"}):  # names of layers change nothing
+            yield from _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for i, pair in enumerate(zip(old, new, strict=True)):
+            yield from _differences(*pair, f"{path}[{i}]")
+    elif old != new:
+        yield f"{path} was {_short(old)}, is now {_short(new)}"
+
+
+def _short(value):
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _fingerprint(*arrays):
+    """Shape, type and hash of each array: enough to notice other data."""
+    return [
+        {
+            "shape": list(a.shape),
+            "dtype": a.dtype.name,
+            "hash": hashlib.blake2b(np.ascontiguousarray(a), digest_size=8).hexdigest(),
+        }
+        for a in arrays
+    ]
+
+
+def _check_data(x, y, validation_data):
+    pairs = {"x and y": (x, y)}
+    if validation_data is not None:
+        pairs["validation_data"] = tuple(validation_data)
+    checked = []
+    for what, pair in pairs.items():
+        if len(pair) != 2:
+            raise ValueError(f"{what} has {len(pair)} parts, expected images and labels")
+        images, labels = (np.asarray(part) for part in pair)
+        if images.ndim == 0 or labels.ndim == 0 or not 0 < len(images) == len(labels):
+            raise ValueError(
+                f"{what}: images {images.shape} and labels {labels.shape} must have the same length, not 0"
+            )
+        if images.dtype.kind == "f" and not np.isfinite(images).all():
+            raise ValueError(f"{what}: the images hold NaN or infinity")
+        checked.append((images, labels))
+    return (*checked[0], checked[1] if len(checked) > 1 else None)
+
+
+def _bar(total):
+    """A progress bar where someone can see it: a terminal or a notebook."""
+    seen = sys.stderr.isatty() or "ipykernel" in sys.modules
+    return tqdm(total=total, unit="epoch", disable=not seen, leave=False, dynamic_ncols=True)
