@@ -4,13 +4,15 @@ CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help venv course full refresh results lab test test-code test-notebooks clean
+.PHONY: help venv course full refresh results lab wheel test test-code test-notebooks clean
 
 help:
 	@echo "make course   execute every session in quick mode, leave notebooks and pages in build/course/"
 	@echo "make lab      open the notebooks in Jupyter Lab"
 	@echo "make full     execute every session in full length on MNIST, into build/full/"
 	@echo "make test     run all checks and every notebook in quick mode"
+	@echo "make refresh  the same, and write the outputs back into notebooks/ and README.md"
+	@echo "make wheel    pack the helpers for Colab, into dist/"
 	@echo "make venv     make the environment .venv alone"
 	@echo "make clean    remove .venv and build/"
 
@@ -43,6 +45,10 @@ results: .venv/ready
 lab: .venv/ready
 	@$(BIN)/jupyter lab --ServerApp.root_dir=notebooks --ip=127.0.0.1
 
+wheel: .venv/ready
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	@echo "make wheel: $$(ls dist/*.whl)"
+
 test: test-code test-notebooks
 	@echo "make test: all checks passed."
 
@@ -56,4 +62,4 @@ test-notebooks: .venv/ready
 	  --nbval-cell-timeout=300 -q
 
 clean:
-	rm -rf .venv build
+	rm -rf .venv build dist

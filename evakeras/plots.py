@@ -203,7 +203,7 @@ def surface(loss, x_range, y_range, *, paths=None, xlabel="$w_1$", ylabel="$w_2$
         relief.plot(*path.T, loss(*path.T), color=color, marker=marker, ms=3, lw=1, zorder=10)
     above.set(xlabel=xlabel, ylabel=ylabel, title="from above", xlim=x_range, ylim=y_range)
     relief.set(xlabel=xlabel, ylabel=ylabel, title="in 3-D")
-    relief.set_zlabel("loss")
+    relief.set_zlabel("loss", labelpad=8)
     if paths:
         above.legend(fontsize=9)
     figure.suptitle(title)

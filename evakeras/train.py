@@ -36,13 +36,16 @@ class Run:
     folder: Path
     read_back: bool = False
 
-    def model(self, epoch=None):
-        """Load the trained model, as it was after `epoch` (from 1; None is the last)."""
-        epoch = len(self.seconds) if epoch is None else epoch
-        file = _model_file(self.folder, epoch)
+    def file(self, epoch=None):
+        """Path of the `.keras` file of the model as it was after `epoch` (from 1; None is the last)."""
+        file = _model_file(self.folder, len(self.seconds) if epoch is None else epoch)
         if not file.exists():
             raise FileNotFoundError(f"{file} was not kept; train with keep_epochs=True")
-        return keras.saving.load_model(file)
+        return file
+
+    def model(self, epoch=None):
+        """Load the model as it was after `epoch` (from 1; None is the last)."""
+        return keras.saving.load_model(self.file(epoch))
 
 
 def run(
@@ -152,8 +155,9 @@ def study(
         >>> [run.seed for run in runs["wide"]]
         [0, 1]
     """
-    if not variants or not list(seeds):
-        raise ValueError(f"variants={list(variants)} and seeds={list(seeds)} must not be empty")
+    seeds = list(seeds)
+    if not variants or not seeds:
+        raise ValueError(f"variants={list(variants)} and seeds={seeds} must not be empty")
     x, y, validation_data = _check_data(x, y, validation_data)
     data = _fingerprint(x, y, *(validation_data or ()))
     jobs = [(name, seed) for name in variants for seed in seeds]
@@ -177,10 +181,8 @@ def study(
                 )
             )
     read = sum(r.read_back for done in runs.values() for r in done)
-    print(
-        f"{len(jobs)} runs of {epochs} epoch{'s' * (epochs > 1)}: "
-        f"{len(jobs) - read} trained, {read} read back"
-    )
+    trained = f"{len(jobs) - read} trained, {read} read back"
+    print(f"{_count(len(jobs), 'run')} of {_count(epochs, 'epoch')}: {trained}")
     return runs
 
 
@@ -339,7 +341,11 @@ def _check_data(x, y, validation_data):
     return (*checked[0], checked[1] if len(checked) > 1 else None)
 
 
+def _count(n, noun):
+    return f"{n} {noun}{'s' * (n != 1)}"
+
+
 def _bar(total):
     """A progress bar where someone can see it: a terminal or a notebook."""
     seen = sys.stderr.isatty() or "ipykernel" in sys.modules
-    return tqdm(total=total, unit="epoch", disable=not seen, leave=False, dynamic_ncols=True)
+    return tqdm(total=total, unit="epoch", disable=not seen, leave=False, dynamic_ncols=True, mininterval=0.5)

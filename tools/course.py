@@ -6,9 +6,11 @@ python tools/course.py --full --in-place …       and write the outputs back in
 """
 
 import argparse
+import base64
 import html
 import os
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -62,17 +64,14 @@ def parse():
 
 def announce_data(full):
     """Say which digits the sessions will see; the full course insists on MNIST."""
-    from evakeras import data
-
-    try:
-        name = data.load_mnist(limit=1).name
-    except (ValueError, OSError) as error:
-        sys.exit(f"The data cannot be used: {error}")
-    if full and name != "mnist":
-        sys.exit(
-            "The full course needs MNIST: put mnist.npz in a folder and set EVAKERAS_DATA to that folder."
-        )
-    print(f"Data: {'MNIST' if name == 'mnist' else 'the UCI digits of scikit-learn'}", flush=True)
+    code = "from evakeras import data; print(data.load_mnist(limit=1).name)"
+    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    said = TENSORFLOW_LOG.sub("", asked.stderr).strip()
+    if asked.returncode:
+        sys.exit(f"The data cannot be used: {said.splitlines()[-1]}")
+    if full and asked.stdout.strip() != "mnist":
+        sys.exit("The full course needs MNIST: put mnist.npz in a folder, set EVAKERAS_DATA to that folder.")
+    print(said or "Data: MNIST", flush=True)
 
 
 def execute(file):
@@ -88,7 +87,7 @@ def execute(file):
     )
     start, error = time.perf_counter(), None
     try:
-        client.execute()
+        client.execute(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # cells' output comes by message
     except (CellExecutionError, DeadKernelError) as problem:
         error = str(problem)
     seconds = time.perf_counter() - start
@@ -100,16 +99,14 @@ def execute(file):
 def tidy(notebook):
     """Keep what a reader wants of stderr: no log lines of TensorFlow, no rewritten progress bars."""
     for cell in notebook.cells:
-        kept = []
-        for output in cell.get("outputs", []):
-            if output.get("name") == "stderr":
-                lines = TENSORFLOW_LOG.sub("", output.text).split("\n")
-                output.text = "\n".join(line.rsplit("\r", 1)[-1].rstrip() for line in lines)
-                if not output.text.strip():
-                    continue
-            kept.append(output)
-        if cell.cell_type == "code":
-            cell.outputs = kept
+        if cell.cell_type != "code":
+            continue
+        said = "".join(output.text for output in cell.outputs if output.get("name") == "stderr")
+        lines = (line.rsplit("\r", 1)[-1].rstrip() for line in TENSORFLOW_LOG.sub("", said).split("\n"))
+        said = "\n".join(line for line in lines if line)
+        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        if said:
+            cell.outputs.insert(0, nbformat.v4.new_output("stream", name="stderr", text=said + "\n"))
     version = notebook.metadata.get("language_info", {}).get("version")
     notebook.metadata = nbformat.from_dict(
         {
@@ -132,10 +129,9 @@ class OfflineRenderer(IPythonRenderer):
 def page(notebook, name):
     """The notebook as one HTML page that needs nothing else."""
     exporter = HTMLExporter(mathjax_url="", require_js_url="", mermaid_js_url="", jquery_url="")
-    exporter.register_filter(
-        "markdown2html", lambda text: MarkdownWithMath(renderer=OfflineRenderer(escape=False)).render(text)
-    )
-    body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": name}})
+    renderer = OfflineRenderer(escape=False, embed_images=True, path=str(NOTEBOOKS))
+    exporter.register_filter("markdown2html", lambda text: MarkdownWithMath(renderer=renderer).render(text))
+    body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": name, "path": str(NOTEBOOKS)}})
     return body
 
 
@@ -150,21 +146,22 @@ def promise(notebook):
 
 
 def cover(notebook):
-    """The picture of the cell tagged "cover", as a data address."""
-    for cell in notebook.cells:
-        if "cover" in cell.metadata.get("tags", []):
-            for output in cell.get("outputs", []):
-                if "image/png" in output.get("data", {}):
-                    return "data:image/png;base64," + output.data["image/png"].replace("\n", "")
-    return None
+    """The picture of the first cell, else the first figure, as HTML."""
+    named = re.search(r"!\[(.*?)\]\((.+?)\)", notebook.cells[0].source, re.S)
+    if named:
+        alt, path = named.groups()
+        picture = base64.b64encode((NOTEBOOKS / path).read_bytes()).decode()
+    else:
+        outputs = (output for cell in notebook.cells for output in cell.get("outputs", []))
+        figures = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+        alt, picture = "The first figure of the session", (figures or [""])[0].replace("\n", "")
+    return f'<img src="data:image/png;base64,{picture}" alt="{html.escape(alt)}">'
 
 
 def card(notebook, name, seconds, error):
-    picture = cover(notebook)
-    image = f'<img src="{picture}" alt="">' if picture else ""
     state = "<b>failed</b>" if error else f"{seconds:.0f} s"
     return (
-        f'<article><h2><a href="{name}.html">{html.escape(title(notebook))}</a></h2>{image}'
+        f'<article><h2><a href="{name}.html">{html.escape(title(notebook))}</a></h2>{cover(notebook)}'
         f"<p>{html.escape(promise(notebook))}</p>"
         f'<p class="small"><a href="{name}.ipynb">notebook</a> · {state}</p></article>'
     )

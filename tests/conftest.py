@@ -1,0 +1,58 @@
+"""What all tests share: a fixed hypothesis profile, no display, no network, the data sets where they are."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # so that a checkout is tested, installed or not
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["MPLBACKEND"] = "Agg"
+os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = tempfile.gettempdir() + "/hypothesis"
+for proxy in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+    os.environ[proxy] = "http://127.0.0.1:9"  # nobody answers there: a test that downloads fails everywhere
+os.environ["no_proxy"] = os.environ["NO_PROXY"] = ""
+
+import pytest  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+settings.register_profile(
+    "course",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+settings.load_profile("course")
+
+
+def _data_file(name):
+    folder = os.environ.get("EVAKERAS_DATA")
+    if not folder or not (Path(folder) / name).is_file():
+        pytest.skip(f"needs {name}: set EVAKERAS_DATA to its folder")
+    return Path(folder) / name
+
+
+@pytest.fixture(scope="session")
+def mnist():
+    """All of MNIST, or a skip."""
+    from evakeras import data
+
+    return data.load_mnist(_data_file("mnist.npz"))
+
+
+@pytest.fixture(scope="session")
+def cifar10_file():
+    return _data_file("cifar10_jpeg.npz")
+
+
+@pytest.fixture(scope="session")
+def photos():
+    """scikit-learn's two photographs, `(2, 427, 640, 3)` uint8."""
+    import numpy as np
+    from sklearn.datasets import load_sample_image
+
+    return np.stack([load_sample_image(name) for name in ("china.jpg", "flower.jpg")])
