@@ -10,7 +10,6 @@ import itertools
 import os
 import socket
 import sys
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,8 +70,9 @@ def load_mnist(path=None, *, limit=None):
     Reference:
         LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition, 1998.
     """
-    path = _find("mnist.npz", path)
-    arrays = _read_mnist(path) if path else _keras_mnist()
+    _check_limit(limit)
+    path = _find("mnist.npz", path, cached=True)
+    arrays = _read_mnist(path) if path else _keras_download(keras.datasets.mnist)
     if arrays is None:
         print(
             "MNIST is not here and cannot be downloaded: using scikit-learn's 1,797 UCI digits instead. "
@@ -108,6 +108,7 @@ def load_cifar10(path=None, *, limit=None):
     Reference:
         Krizhevsky: Learning multiple layers of features from tiny images, 2009.
     """
+    _check_limit(limit)
     path = _find("cifar10_jpeg.npz", path)
     arrays = _read_cifar10(path, limit) if path else _keras_download(keras.datasets.cifar10)
     if arrays is None:
@@ -218,8 +219,10 @@ def batches(x, y=None, batch_size=128, *, shuffle=False, seed=None, augment=None
 
 def _check_batches(x, y, batch_size):
     x = np.asarray(x)
-    if x.ndim != 4 or len(x) == 0 or not np.issubdtype(x.dtype, np.number):
+    if x.ndim != 4 or len(x) == 0 or x.dtype.kind not in "uif":
         raise ValueError(f"x has shape {x.shape} and dtype {x.dtype}; expected numbers (N, H, W, C), N > 0")
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        raise ValueError("x holds NaN or infinity")
     if y is not None:
         y = np.asarray(y)
         if y.ndim == 0 or len(y) != len(x):
@@ -229,48 +232,52 @@ def _check_batches(x, y, batch_size):
     return x, y
 
 
-def _find(filename, path):
-    """The file to read: `path`, or the one in `$EVAKERAS_DATA`, or None."""
+def _find(filename, path, cached=False):
+    """The file to read: `path`, the one in `$EVAKERAS_DATA`, the one in Keras's cache, or None."""
     if path is not None:
         if not Path(path).is_file():
             raise FileNotFoundError(f"path={str(path)!r} does not exist")
         return Path(path)
     folder = os.environ.get("EVAKERAS_DATA")
-    if not folder:
-        return None
-    if not Path(folder).is_dir():
+    if folder and not Path(folder).is_dir():
         raise FileNotFoundError(f"EVAKERAS_DATA={folder!r} is not a folder that exists")
-    file = Path(folder) / filename
-    return file if file.is_file() else None
+    places = [Path(folder)] if folder else []
+    # We read Keras's cached file ourselves: Keras deletes a damaged one when it cannot download it again.
+    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
+    places += [home / "datasets"] if cached else []
+    return next((place / filename for place in places if (place / filename).exists()), None)
 
 
 def _read_npz(path, names):
     """The named arrays of an `.npz`; a damaged or foreign file is a ValueError that names it."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            missing = [name for name in names if name not in file.files]
-            if missing:
-                raise ValueError(f"it has no array {', '.join(missing)}")
-            return [file[name] for name in names]
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged or not the file expected: {error}") from error
+            arrays = [file[name] for name in names]
+            if not all(isinstance(array, np.ndarray) for array in arrays):
+                raise ValueError("it holds something else than arrays")
+            return arrays
+    except PermissionError:
+        raise
+    except Exception as error:  # a damaged archive fails in a dozen ways, from zlib's to NumPy's
+        wanted = ", ".join(names)
+        raise ValueError(f"{path} is damaged or not an .npz of {wanted}: {error}") from error
 
 
 def _read_mnist(path):
     arrays = _read_npz(path, ["x_train", "y_train", "x_test", "y_test"])
     for part, images, labels in (("train", *arrays[:2]), ("test", *arrays[2:])):
-        if images.shape != (len(labels), 28, 28) or images.dtype != np.uint8 or labels.ndim != 1:
+        _check_labels(path, labels)
+        if images.shape != (len(labels), 28, 28) or images.dtype != np.uint8:
             raise ValueError(
                 f"{path} does not hold MNIST: x_{part} is {images.dtype} {images.shape} and y_{part} is "
                 f"{labels.shape}, expected uint8 (N, 28, 28) and (N,)"
             )
-        _check_labels(path, labels)
     return arrays
 
 
 def _check_labels(path, labels):
-    if len(labels) == 0 or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"{path}: labels are {labels.dtype} {labels.shape}, expected integers")
+    if labels.ndim != 1 or len(labels) == 0 or labels.dtype.kind not in "ui":
+        raise ValueError(f"{path}: labels are {labels.dtype} {labels.shape}, expected integers (N,)")
     if labels.min() < 0 or labels.max() > 9:
         raise ValueError(f"{path}: labels reach {labels.min()} … {labels.max()}, expected 0 … 9")
 
@@ -281,12 +288,20 @@ def _read_cifar10(path, limit):
     result = []
     for jpeg, offsets, labels in (arrays[:3], arrays[3:]):
         _check_labels(path, labels)
-        good = offsets.shape == (len(labels) + 1,) and offsets[0] == 0 and offsets[-1] == len(jpeg)
-        if not good or jpeg.dtype != np.uint8 or (np.diff(offsets.astype(np.int64)) <= 0).any():
+        if not _fits(jpeg, offsets, len(labels)):
             raise ValueError(f"{path} is damaged: its offsets do not match its files")
         n = len(labels) if limit is None else min(limit, len(labels))
         result += [_decode(path, jpeg, offsets[: n + 1]), labels[:n]]
     return result
+
+
+def _fits(jpeg, offsets, n):
+    """Whether the offsets cut the bytes into `n` files, none of them empty."""
+    if jpeg.dtype != np.uint8 or jpeg.ndim != 1 or offsets.dtype.kind not in "ui":
+        return False
+    if offsets.shape != (n + 1,) or offsets[0] != 0 or offsets[-1] != len(jpeg):
+        return False
+    return bool((offsets[1:] > offsets[:-1]).all())
 
 
 def _decode(path, jpeg, offsets):
@@ -295,14 +310,13 @@ def _decode(path, jpeg, offsets):
     images = np.empty((len(offsets) - 1, 32, 32, 3), np.uint8)
     for i, (start, stop) in enumerate(itertools.pairwise(offsets)):
         try:
-            images[i] = np.asarray(Image.open(io.BytesIO(jpeg[start:stop].tobytes())))
+            picture = Image.open(io.BytesIO(jpeg[start:stop].tobytes()), formats=["JPEG"])
+            if (picture.size, picture.mode) != ((32, 32), "RGB"):
+                raise ValueError(f"it is {picture.size} {picture.mode}, expected (32, 32) RGB")
+            images[i] = np.asarray(picture)
         except (OSError, ValueError) as error:
             raise ValueError(f"{path} is damaged: image {i} cannot be read: {error}") from error
     return images
-
-
-def _keras_mnist():
-    return _keras_download(keras.datasets.mnist)
 
 
 def _keras_download(module):
@@ -313,22 +327,13 @@ def _keras_download(module):
         with contextlib.redirect_stdout(io.StringIO()):
             (x_train, y_train), (x_test, y_test) = module.load_data()
         return x_train, y_train, x_test, y_test
-    except ValueError:  # Keras checks the hash: the file arrived damaged
+    except Exception as error:
+        # Keras raises a bare Exception where the address cannot be reached, a ValueError for a wrong hash.
+        if isinstance(error, OSError) or type(error) is Exception:
+            return None
         raise
-    except Exception:  # Keras raises a bare Exception where the address cannot be reached
-        _refuse_damaged_cache(module)
-        return None
     finally:
         socket.setdefaulttimeout(before)
-
-
-def _refuse_damaged_cache(module):
-    """A cached file that Keras wanted to replace is damaged: say so, do not hide it."""
-    name = module.__name__.rsplit(".", 1)[-1]
-    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
-    cached = home / "datasets" / {"mnist": "mnist.npz"}.get(name, "cifar-10-batches-py")
-    if cached.exists():
-        raise ValueError(f"{cached} is damaged and cannot be downloaded again; delete it")
 
 
 def _dataset(name, x_train, y_train, x_test, y_test, class_names):
@@ -337,11 +342,12 @@ def _dataset(name, x_train, y_train, x_test, y_test, class_names):
     return ImageDataset(name, images[0], labels[0], images[1], labels[1], class_names)
 
 
+def _check_limit(limit):
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit!r} must be at least 1, or None for all")
+
+
 def _limited(dataset, limit):
-    if limit is None:
-        return dataset
-    if limit < 1:
-        raise ValueError(f"limit={limit!r} must be at least 1")
     return dataset._replace(
         x_train=dataset.x_train[:limit],
         y_train=dataset.y_train[:limit],

@@ -187,8 +187,12 @@ def receptive_field(model):
     Reference:
         Araujo, Norris, Sim: Computing receptive fields of convolutional neural networks, Distill 2019.
     """
-    if not model.built or len(model.inputs) != 1:
-        raise ValueError(f"model {model.name!r} must be built and have one input")
+    if (
+        not isinstance(model, keras.Model)
+        or not model.built
+        or len(getattr(model, "inputs", None) or ()) != 1
+    ):
+        raise ValueError(f"model={model!r} must be a built Sequential or functional model with one input")
     shape = model.inputs[0].shape
     if len(shape) != 4 or None in shape[1:]:
         raise ValueError(f"model {model.name!r} takes {shape}, expected (N, H, W, C) of known size")
@@ -249,17 +253,30 @@ def _geometry(layer, shape):
 
 def _chain(model):
     """The layers in order, nested models laid open; a model that branches is refused."""
-    chain = []
-    previous = model.inputs[0]
-    for layer in model.layers if isinstance(model, keras.Sequential) else model.operations:
-        if isinstance(layer, layers.InputLayer):
-            continue
-        if not isinstance(model, keras.Sequential):
-            if layer.input is not previous:
-                raise ValueError(f"model {model.name!r} is not a chain: it branches at {layer.name!r}")
-            previous = layer.output
-        chain += _chain(layer) if isinstance(layer, keras.Model) else [layer]
-    return chain
+    sequential = isinstance(model, keras.Sequential)
+    steps = [
+        step
+        for step in (model.layers if sequential else getattr(model, "operations", []))
+        if not isinstance(step, layers.InputLayer)
+    ]
+    if not sequential:
+        _check_chain(model, steps)
+    return [layer for step in steps for layer in (_chain(step) if isinstance(step, keras.Model) else [step])]
+
+
+def _check_chain(model, steps):
+    """Each step takes what the one before gives, from the model's input to its output."""
+    tensor = model.inputs[0]
+    for step in steps:
+        try:
+            fits = step.input is tensor
+        except (AttributeError, ValueError):  # called more than once
+            fits = False
+        if not fits:
+            raise ValueError(f"model {model.name!r} is not a chain: it branches or repeats at {step.name!r}")
+        tensor = step.output
+    if not steps or tensor is not model.outputs[0]:
+        raise ValueError(f"model {model.name!r} is not a chain of layers from its input to its output")
 
 
 def _one(pair):

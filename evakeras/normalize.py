@@ -144,17 +144,18 @@ def min_max(images, low=0.0, high=1.0):
         array([0.   , 0.333, 1.   ], dtype=float32)
     """
     images = _check_images(images)
-    if not low < high:
-        raise ValueError(f"low={low} must be below high={high}")
-    axes = (-3, -2, -1)
-    darkest = images.min(axis=axes, keepdims=True).astype(np.float64)
-    brightest = images.max(axis=axes, keepdims=True).astype(np.float64)
-    constant = np.flatnonzero(darkest == brightest)
-    if len(constant):
-        raise ValueError(f"images: number {constant[0]} is constant, it has no range to stretch")
-    scale = (high - low) / (brightest - darkest)
-    stretched = (images - darkest.astype(np.float32)) * scale.astype(np.float32) + np.float32(low)
-    return np.clip(stretched.astype(np.float32), low, high)
+    low, high = float(low), float(high)
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"low={low} and high={high} must be finite, low below high")
+
+    def stretch(chunk, first):
+        darkest, brightest = chunk.min((1, 2, 3), keepdims=True), chunk.max((1, 2, 3), keepdims=True)
+        constant = np.flatnonzero(darkest == brightest)
+        if len(constant):
+            raise ValueError(f"images: number {first + constant[0]} is constant: no range to stretch")
+        return np.clip(low + (chunk - darkest) / (brightest - darkest) * (high - low), low, high)
+
+    return _by_chunks(images, stretch)
 
 
 def equalize(images):
@@ -230,7 +231,7 @@ def standardize(images, mean=None, std=None):
         mean = found.mean if mean is None else mean
         std = found.std if std is None else std
     mean, std = _check_moments(mean, std, images.shape[-1])
-    return (images.astype(np.float32) - mean.astype(np.float32)) / std.astype(np.float32)
+    return _by_chunks(images, lambda chunk, _: (chunk - mean) / std)
 
 
 def standardization_layer(statistics):
@@ -252,6 +253,16 @@ def standardization_layer(statistics):
     """
     mean, std = _check_moments(statistics.mean, statistics.std, np.size(statistics.mean))
     return keras.layers.Normalization(mean=mean, variance=std**2)
+
+
+def _by_chunks(images, function):
+    """`function` of a few images at a time, in float64 and with the number of the first; float32 out."""
+    batch = images.reshape(-1, *images.shape[-3:])
+    result = np.empty(batch.shape, np.float32)
+    rows = max(1, _CHUNK // math.prod(batch.shape[1:]))
+    for start in range(0, len(batch), rows):
+        result[start : start + rows] = function(batch[start : start + rows].astype(np.float64), start)
+    return result.reshape(images.shape)
 
 
 def _check_moments(mean, std, channels):

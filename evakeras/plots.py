@@ -77,6 +77,7 @@ def histograms(values, *, bins=64, value_range=None, xlabel="value", title=None,
         value_range: `(left, right)` for all; None takes each array's own.
         xlabel: what the values are, with their unit.
         log: whether to count on a logarithmic axis.
+        title: text above all.
 
     Returns:
         The figure.
@@ -89,14 +90,13 @@ def histograms(values, *, bins=64, value_range=None, xlabel="value", title=None,
         >>> [ax.get_title("left") for ax in figure.axes]
         ['raw', 'scaled']
     """
+    values = {name: _check_values(name, array) for name, array in values.items()}
     if not values:
         raise ValueError("values is empty")
-    figure, axes = _subplots(len(values), 1, (6, 1.5 * len(values) + 0.6), sharex=value_range is not None)
+    size = (6, 1.5 * len(values) + 0.6)
+    figure, axes = _subplots(len(values), 1, size, sharex=value_range is not None)
     for ax, (name, array), color in zip(axes, values.items(), cycle(COLORS), strict=False):
-        array = np.asarray(array, float).ravel()
-        if array.size == 0 or not np.isfinite(array).all():
-            raise ValueError(f"values[{name!r}] is empty or holds NaN or infinity")
-        ax.hist(array, bins, value_range, color=color, log=log)
+        ax.hist(array, bins, range=value_range, color=color, log=log)
         ax.set_title(name, fontsize=10, loc="left")
         ax.set_ylabel("count")
     axes[-1].set_xlabel(xlabel)
@@ -112,6 +112,7 @@ def learning_curves(histories, metric="accuracy", *, splits=("train", "validatio
         metric: "accuracy", "loss", …; its validation twin is "val_" + metric.
         splits: which of "train" and "validation" to draw, each in a panel of its own.
         ylim: `(bottom, top)` of the axis.
+        title: text above all.
 
     Returns:
         The figure.
@@ -131,11 +132,15 @@ def learning_curves(histories, metric="accuracy", *, splits=("train", "validatio
             f"histories={list(histories)} and splits={splits} must name something to draw, the splits "
             "'train' or 'validation'"
         )
+    curves = {
+        split: {name: _stack(name, runs, prefix[split] + metric) for name, runs in histories.items()}
+        for split in splits
+    }
     figure, axes = _subplots(1, len(splits), (4.6 * len(splits), 3.6), sharey=True)
     for ax, split in zip(axes, splits, strict=True):
         styles = zip(cycle(COLORS), cycle(DASHES), cycle(MARKERS), strict=False)
-        for (name, runs), style in zip(histories.items(), styles, strict=False):
-            _curve(ax, name, _stack(name, runs, prefix[split] + metric), *style)
+        for (name, values), style in zip(curves[split].items(), styles, strict=False):
+            _curve(ax, name, values, *style)
         ax.set_title(split)
         ax.set_xlabel("epoch")
         ax.grid(alpha=0.3)
@@ -171,6 +176,8 @@ def surface(loss, x_range, y_range, *, paths=None, xlabel="$w_1$", ylabel="$w_2$
         loss: function of two arrays of equal shape that returns the loss, elementwise.
         x_range, y_range: `(low, high)` of the two weights.
         paths: dict from a name to the points `(steps, 2)` that a descent went through; it is drawn into both.
+        xlabel, ylabel: names of the two weights, with their units.
+        title: text above both.
 
     Returns:
         The figure.
@@ -190,17 +197,16 @@ def surface(loss, x_range, y_range, *, paths=None, xlabel="$w_1$", ylabel="$w_2$
     z = np.asarray(loss(x, y), float)
     if z.shape != x.shape or not np.isfinite(z).all():
         raise ValueError(f"loss returned shape {z.shape}, expected finite values {x.shape}")
+    paths = {name: _check_path(name, path) for name, path in (paths or {}).items()}
+    heights = {name: loss(*path.T) for name, path in paths.items()}
     figure = plt.figure(figsize=(9, 4), layout="constrained")
     above, relief = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2, projection="3d")
     above.contour(x, y, z, levels=18, cmap="cividis", linewidths=0.8)
     relief.plot_surface(x, y, z, cmap="cividis", alpha=0.7, linewidth=0, rcount=40, ccount=40)
-    styles = zip(COLORS[1:], MARKERS, strict=False)
-    for (name, path), (color, marker) in zip((paths or {}).items(), styles, strict=False):
-        path = np.asarray(path, float)
-        if path.ndim != 2 or path.shape[1] != 2:
-            raise ValueError(f"paths[{name!r}] has shape {path.shape}, expected (steps, 2)")
+    styles = zip(cycle(COLORS[1:]), cycle(MARKERS), strict=False)
+    for (name, path), (color, marker) in zip(paths.items(), styles, strict=False):
         above.plot(*path.T, color=color, marker=marker, ms=3, lw=1, label=name)
-        relief.plot(*path.T, loss(*path.T), color=color, marker=marker, ms=3, lw=1, zorder=10)
+        relief.plot(*path.T, heights[name], color=color, marker=marker, ms=3, lw=1, zorder=10)
     above.set(xlabel=xlabel, ylabel=ylabel, title="from above", xlim=x_range, ylim=y_range)
     relief.set(xlabel=xlabel, ylabel=ylabel, title="in 3-D")
     relief.set_zlabel("loss", labelpad=8)
@@ -208,6 +214,20 @@ def surface(loss, x_range, y_range, *, paths=None, xlabel="$w_1$", ylabel="$w_2$
         above.legend(fontsize=9)
     figure.suptitle(title)
     return _finished(figure)
+
+
+def _check_path(name, path):
+    path = np.asarray(path, float)
+    if path.ndim != 2 or path.shape[1] != 2:
+        raise ValueError(f"paths[{name!r}] has shape {path.shape}, expected (steps, 2)")
+    return path
+
+
+def _check_values(name, array):
+    array = np.asarray(array, float).ravel()
+    if array.size == 0 or not np.isfinite(array).all():
+        raise ValueError(f"values[{name!r}] is empty or holds NaN or infinity")
+    return array
 
 
 def _subplots(rows, columns, size, **options):

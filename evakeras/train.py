@@ -13,6 +13,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -99,17 +100,11 @@ def run(
         >>> again.read_back, again.history == first.history
         (True, True)
     """
-    x, y, validation_data = _check_data(x, y, validation_data)
-    if epochs < 1 or batch_size < 1:
-        raise ValueError(f"epochs={epochs} and batch_size={batch_size} must be at least 1")
+    plan = _plan(x, y, epochs, batch_size, validation_data, keep_epochs)
     folder = Path(folder)
-    name = folder.name if name is None else name
-    data = _fingerprint(x, y, *(validation_data or ()))
     bar = _bar(epochs) if progress is None else progress
     try:
-        return _run(
-            build, x, y, epochs, folder, seed, batch_size, validation_data, keep_epochs, name, bar, data
-        )
+        return _run(build, plan, folder, seed, folder.name if name is None else name, bar)
     finally:
         if progress is None:
             bar.close()
@@ -158,77 +153,87 @@ def study(
     seeds = list(seeds)
     if not variants or not seeds:
         raise ValueError(f"variants={list(variants)} and seeds={seeds} must not be empty")
-    x, y, validation_data = _check_data(x, y, validation_data)
-    data = _fingerprint(x, y, *(validation_data or ()))
+    plan = _plan(x, y, epochs, batch_size, validation_data, keep_epochs)
     jobs = [(name, seed) for name in variants for seed in seeds]
     runs = {name: [] for name in variants}
     with _bar(epochs * len(jobs)) as bar:
         for name, seed in jobs:
-            runs[name].append(
-                _run(
-                    variants[name],
-                    x,
-                    y,
-                    epochs,
-                    Path(folder) / f"{name}-seed{seed}",
-                    seed,
-                    batch_size,
-                    validation_data,
-                    keep_epochs,
-                    name,
-                    bar,
-                    data,
-                )
-            )
+            run_folder = Path(folder) / f"{name}-seed{seed}"
+            runs[name].append(_run(variants[name], plan, run_folder, seed, name, bar))
     read = sum(r.read_back for done in runs.values() for r in done)
     trained = f"{len(jobs) - read} trained, {read} read back"
     print(f"{_count(len(jobs), 'run')} of {_count(epochs, 'epoch')}: {trained}")
     return runs
 
 
-def _run(build, x, y, epochs, folder, seed, batch_size, validation_data, keep_epochs, name, bar, data):
+class _Plan(NamedTuple):
+    """What all runs of a study share, checked."""
+
+    x: np.ndarray
+    y: np.ndarray
+    epochs: int
+    batch_size: int
+    validation_data: tuple | None
+    keep_epochs: bool
+    fingerprint: list
+
+
+def _plan(x, y, epochs, batch_size, validation_data, keep_epochs):
+    if epochs < 1 or batch_size < 1:
+        raise ValueError(f"epochs={epochs} and batch_size={batch_size} must be at least 1")
+    x, y = _check_pair("x and y", (x, y))
+    arrays = [x, y]
+    if validation_data is not None:
+        validation_data = _check_pair("validation_data", validation_data)
+        arrays += validation_data
+    return _Plan(x, y, epochs, batch_size, validation_data, keep_epochs, [_fingerprint(a) for a in arrays])
+
+
+def _run(build, plan, folder, seed, name, bar):
     bar.set_description(f"{name} seed {seed}")
     keras.utils.clear_session()  # so that the names of layers do not depend on what was built before
     keras.utils.set_random_seed(seed)
     model = build()
-    config = _configuration(model, epochs, seed, batch_size, keep_epochs, data)
+    config = _configuration(model, plan, seed)
     state = _read_state(folder, config)
     result = Run(name, seed, state["history"], state["seconds"], folder)
     done = len(result.seconds)
     bar.update(done)
-    if done == epochs:
+    if done == plan.epochs:
+        if not plan.keep_epochs:  # the run may have been cut off just before it tidied up
+            _remove_older(folder, done)
         result.read_back = True
         return result
     if done:
         model = keras.saving.load_model(_model_file(folder, done))
-    for epoch in range(done, epochs):
-        logs, seconds = _train_epoch(model, x, y, epoch, seed, batch_size, validation_data)
+    for epoch in range(done, plan.epochs):
+        logs, seconds = _train_epoch(model, plan, seed, epoch)
         result.seconds.append(seconds)
         for metric, values in logs.items():
             result.history.setdefault(metric, []).append(float(values[0]))
-        _keep(model, result, config, keep_epochs)
+        _keep(model, result, config, plan.keep_epochs)
         bar.update()
         bar.set_postfix({k: f"{v[-1]:.4f}" for k, v in result.history.items() if "acc" in k})
     return result
 
 
-def _train_epoch(model, x, y, epoch, seed, batch_size, validation_data):
+def _train_epoch(model, plan, seed, epoch):
     """One epoch whose order and dropout depend on the seed and the number of the epoch alone."""
-    order = np.random.default_rng((seed, epoch)).permutation(len(x))
+    order = np.random.default_rng((seed, epoch)).permutation(len(plan.x))
     rng = np.random.default_rng((seed, epoch, 1))
     for variable in model.variables:
         if variable.path.endswith("seed_generator_state"):
             variable.assign(rng.integers(0, 2**31, variable.shape))
     start = time.perf_counter()
     fitted = model.fit(
-        x[order],
-        y[order],
-        batch_size=batch_size,
+        plan.x[order],
+        plan.y[order],
+        batch_size=plan.batch_size,
         shuffle=False,
         verbose=0,
         initial_epoch=epoch,
         epochs=epoch + 1,
-        validation_data=validation_data,
+        validation_data=plan.validation_data,
     )
     return fitted.history, time.perf_counter() - start
 
@@ -242,7 +247,13 @@ def _keep(model, result, config, keep_epochs):
     text = json.dumps(state, indent=1)
     _write(result.folder / "state.json", lambda file: file.write_text(text))
     if not keep_epochs:
-        _model_file(result.folder, done - 1).unlink(missing_ok=True)
+        _remove_older(result.folder, done)
+
+
+def _remove_older(folder, epoch):
+    for file in folder.glob("epoch-*.keras"):
+        if file != _model_file(folder, epoch):
+            file.unlink()
 
 
 def _write(path, write):
@@ -256,18 +267,18 @@ def _model_file(folder, epoch):
     return Path(folder) / f"epoch-{epoch:02d}.keras"
 
 
-def _configuration(model, epochs, seed, batch_size, keep_epochs, data):
+def _configuration(model, plan, seed):
     """All that decides the result of a run, as plain JSON."""
-    if not model.compiled:
+    if not getattr(model, "compiled", False):
         raise ValueError("build must return a compiled model; call model.compile(...) in it")
     config = {
-        "epochs": epochs,
+        "epochs": plan.epochs,
         "seed": seed,
-        "batch_size": batch_size,
-        "keep_epochs": keep_epochs,
+        "batch_size": plan.batch_size,
+        "keep_epochs": plan.keep_epochs,
         "model": model.get_config(),
         "compile": model.get_compile_config(),
-        "data": data,
+        "data": plan.fingerprint,
         "keras": keras.__version__,
         "backend": keras.backend.backend(),
     }
@@ -281,15 +292,19 @@ def _read_state(folder, config):
         return {"history": {}, "seconds": []}
     try:
         state = json.loads(file.read_text())
-        kept = state["configuration"]
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{file} is damaged: {error}; delete the folder to train anew") from error
+        kept, done = state["configuration"], len(state["seconds"])
+        if done == 0 or {len(values) for values in state["history"].values()} != {done}:
+            raise ValueError("history and seconds do not match")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} is damaged: {error!r}; delete the folder to train anew") from error
     differences = list(_differences(kept, config))
     if differences:
         raise ValueError(
             f"{folder} holds a run of another configuration: {'; '.join(differences[:5])}. "
             "Choose another folder, or delete this one"
         )
+    if done > config["epochs"] or not _model_file(folder, done).exists():
+        raise ValueError(f"{folder} is damaged: no model after epoch {done}; delete it to train anew")
     return state
 
 
@@ -310,35 +325,23 @@ def _short(value):
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _fingerprint(*arrays):
-    """Shape, type and hash of each array: enough to notice other data."""
-    return [
-        {
-            "shape": list(a.shape),
-            "dtype": a.dtype.name,
-            "hash": hashlib.blake2b(np.ascontiguousarray(a), digest_size=8).hexdigest(),
-        }
-        for a in arrays
-    ]
+def _fingerprint(array):
+    """Shape, type and hash: enough to notice other data."""
+    digest = hashlib.blake2b(np.ascontiguousarray(array), digest_size=8).hexdigest()
+    return {"shape": list(array.shape), "dtype": array.dtype.name, "hash": digest}
 
 
-def _check_data(x, y, validation_data):
-    pairs = {"x and y": (x, y)}
-    if validation_data is not None:
-        pairs["validation_data"] = tuple(validation_data)
-    checked = []
-    for what, pair in pairs.items():
-        if len(pair) != 2:
-            raise ValueError(f"{what} has {len(pair)} parts, expected images and labels")
-        images, labels = (np.asarray(part) for part in pair)
-        if images.ndim == 0 or labels.ndim == 0 or not 0 < len(images) == len(labels):
-            raise ValueError(
-                f"{what}: images {images.shape} and labels {labels.shape} must have the same length, not 0"
-            )
-        if images.dtype.kind == "f" and not np.isfinite(images).all():
-            raise ValueError(f"{what}: the images hold NaN or infinity")
-        checked.append((images, labels))
-    return (*checked[0], checked[1] if len(checked) > 1 else None)
+def _check_pair(what, pair):
+    if len(pair) != 2:
+        raise ValueError(f"{what} has {len(pair)} parts, expected images and labels")
+    images, labels = (np.asarray(part) for part in pair)
+    if images.ndim == 0 or labels.ndim == 0 or not 0 < len(images) == len(labels):
+        raise ValueError(
+            f"{what}: images {images.shape} and labels {labels.shape} must have the same length, not 0"
+        )
+    if images.dtype.kind == "f" and not np.isfinite(images).all():
+        raise ValueError(f"{what}: the images hold NaN or infinity")
+    return images, labels
 
 
 def _count(n, noun):

@@ -1,0 +1,88 @@
+"""The gap between training and validation, and summaries over seeds."""
+
+import math
+import statistics
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evakeras.evaluate import gap, summarize
+
+accuracies = st.floats(0, 1)
+HISTORY = {"accuracy": [0.90, 0.99], "val_accuracy": [0.92, 0.95], "loss": [0.3, 0.1]}
+
+
+@given(accuracies, accuracies)
+def test_gap_headroom_and_reach_follow_from_the_two_accuracies(train, validation):
+    found = gap({"accuracy": [train], "val_accuracy": [validation]})
+    assert (found.train, found.validation) == (train, validation)
+    assert found.gap == train - validation
+    assert found.headroom == 1 - train
+    assert math.isclose(found.reach, validation + (1 - train), abs_tol=1e-15)
+
+
+def test_gap_reads_the_last_epoch_unless_told():
+    assert gap(HISTORY).train == 0.99
+    assert gap(HISTORY, epoch=0) == gap({"accuracy": [0.90], "val_accuracy": [0.92]})
+
+
+def test_gap_takes_a_keras_history():
+    history = keras.callbacks.History()
+    history.history = HISTORY
+    assert gap(history) == gap(HISTORY)
+
+
+def test_gap_reads_numpy_arrays():
+    assert gap({key: np.array(values) for key, values in HISTORY.items()}) == gap(HISTORY)
+
+
+@pytest.mark.parametrize(
+    "history, message",
+    [
+        ({}, "'accuracy'"),
+        ({"accuracy": [0.9]}, "'val_accuracy'"),
+        ({"accuracy": [], "val_accuracy": []}, "'accuracy'"),
+        ({"accuracy": [99.4], "val_accuracy": [0.9]}, "between 0 and 1"),
+        ({"accuracy": [0.9], "val_accuracy": [-0.1]}, "between 0 and 1"),
+        ({"accuracy": [np.nan], "val_accuracy": [0.9]}, "between 0 and 1"),
+    ],
+)
+def test_gap_refuses_a_history_without_two_accuracies(history, message):
+    with pytest.raises(ValueError, match=message):
+        gap(history)
+
+
+@pytest.mark.parametrize("epoch", [2, -3])
+def test_gap_refuses_an_epoch_outside_the_history(epoch):
+    with pytest.raises(ValueError, match="outside a history of 2"):
+        gap(HISTORY, epoch)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=10))
+def test_summary_agrees_with_the_standard_library(values):
+    found = summarize(values)
+    assert math.isclose(found.mean, statistics.fmean(values), rel_tol=1e-12, abs_tol=1e-9)
+    assert math.isclose(found.std, statistics.stdev(values), rel_tol=1e-9, abs_tol=1e-9)
+    assert (found.low, found.high, found.n) == (min(values), max(values), len(values))
+
+
+def test_summary_of_one_value_has_no_spread():
+    found = summarize([0.9943])
+    assert (found.mean, found.low, found.high, found.n) == (0.9943, 0.9943, 0.9943, 1)
+    assert math.isnan(found.std)
+    assert found.percent() == "99.43"
+
+
+def test_summary_reads_as_percent():
+    values = [0.990, 0.992, 0.994]
+    assert summarize(values).percent() == "99.20 ± 0.20"
+    assert summarize(values).percent(digits=1) == "99.2 ± 0.2"
+
+
+@pytest.mark.parametrize("values", [[], [[0.9, 0.8]], [0.9, np.nan], [np.inf], 0.9], ids=str)
+def test_summary_refuses_what_is_not_a_list_of_finite_numbers(values):
+    with pytest.raises(ValueError, match="values"):
+        summarize(values)

@@ -1,0 +1,128 @@
+"""The package as a whole: light to import, every module a file that works alone, every name documented."""
+
+import ast
+import importlib
+import inspect
+import os
+import shutil
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+import evakeras
+
+PACKAGE = Path(evakeras.__file__).parent
+MODULES = sorted(file.stem for file in PACKAGE.glob("*.py") if not file.stem.startswith("__"))
+PUBLIC = {
+    "data": ["ImageDataset", "batches", "load_cifar10", "load_digits", "load_mnist", "load_photo"],
+    "evaluate": ["gap", "summarize"],
+    "models": ["PROGRESSION", "build", "receptive_field"],
+    "normalize": [
+        "ImageStatistics", "equalize", "image_statistics", "min_max", "standardization_layer", "standardize",
+    ],
+    "plots": ["histograms", "image_grid", "learning_curves", "surface"],
+    "train": ["run", "study"],
+}  # fmt: skip
+
+
+def python(code, cwd, **environment):
+    """Run code in a fresh interpreter that does not know this checkout."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | environment
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def public_names(module):
+    return [(name, getattr(module, name)) for name in module.__all__]
+
+
+def test_importing_the_package_loads_nothing_heavy(tmp_path):
+    heavy = {"keras", "tensorflow", "numpy", "matplotlib", "sklearn", "scipy", "PIL", "tqdm"}
+    code = f"import sys, evakeras; print(evakeras.__version__, sorted({heavy} & set(sys.modules)))"
+    done = python(code, tmp_path, PYTHONPATH=str(PACKAGE.parent))
+    assert done.stdout.split(maxsplit=1) == [evakeras.__version__, "[]\n"], done.stderr
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_module_imports_no_other_module_of_the_package(name):
+    imported = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{name}.py").read_text())):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "a relative import"
+            imported.add(node.module.split(".")[0])
+    assert imported
+    assert not imported & {"evakeras", *MODULES}
+
+
+ALONE = """
+import sys
+sys.modules["evakeras"] = None  # an installed evakeras is out of reach too
+import doctest
+import {name}
+result = doctest.testmod({name})
+print("examples:", result.attempted, "failed:", result.failed, {name}.__file__)
+"""
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_module_copied_alone_into_an_empty_folder_runs_its_examples(name, tmp_path):
+    shutil.copy(PACKAGE / f"{name}.py", tmp_path)
+    done = python(ALONE.format(name=name), tmp_path)
+    assert done.returncode == 0, done.stderr
+    *_, _, attempted, _, failed, file = done.stdout.split()
+    assert int(failed) == 0, done.stdout
+    assert int(attempted) > 0
+    assert Path(file) == tmp_path / f"{name}.py"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_public_functions_are_documented_with_an_example(name):
+    module = importlib.import_module(f"evakeras.{name}")
+    functions = [(n, value) for n, value in public_names(module) if inspect.isfunction(value)]
+    assert functions
+    for function_name, function in functions:
+        text = inspect.getdoc(function) or ""
+        assert text.splitlines()[0].endswith("."), f"{function_name}: one line of summary"
+        assert "Returns:" in text, function_name
+        assert "Example:" in text and ">>>" in text, function_name
+        assert "Args:" in text or not inspect.signature(function).parameters, function_name
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_public_arguments_are_all_explained(name):
+    module = importlib.import_module(f"evakeras.{name}")
+    for function_name, function in public_names(module):
+        if inspect.isfunction(function):
+            section = (inspect.getdoc(function) + "\nReturns:").split("Returns:")[0]
+            for argument in inspect.signature(function).parameters:
+                assert argument in section.split("Args:")[-1], f"{function_name}: {argument}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_public_classes_and_constants_are_documented(name):
+    module = importlib.import_module(f"evakeras.{name}")
+    assert inspect.getdoc(module)
+    body = ast.parse((PACKAGE / f"{name}.py").read_text()).body
+    explained = {
+        node.targets[0].id
+        for node, after in pairwise(body)
+        if isinstance(node, ast.Assign) and isinstance(after, ast.Expr)
+    }
+    for public_name, value in public_names(module):
+        if inspect.isclass(value):
+            own = vars(value).get("__doc__") or ""
+            assert own and not own.startswith(f"{public_name}("), public_name
+        elif not callable(value):
+            assert public_name in explained, f"{public_name}: a text under the constant"
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_names_of_the_design_are_public(name):
+    module = importlib.import_module(f"evakeras.{name}")
+    assert set(PUBLIC[name]) <= set(module.__all__)
+    assert all(hasattr(module, public_name) for public_name in module.__all__)

@@ -1,0 +1,94 @@
+"""What holds between the files of the project: requirements, notebooks, results."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no TOML reader")
+
+ROOT = Path(__file__).resolve().parent.parent
+SESSIONS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+NOTEBOOKS = SESSIONS + sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))
+
+
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_conda_environment_asks_for_the_same_as_pyproject():
+    extras = project()["optional-dependencies"]
+    wanted = {*project()["dependencies"], *extras["notebooks"], "tensorflow>=2.19", "-e ."}
+    assert any(requirement.startswith("tensorflow>=2.19;") for requirement in extras["cpu"])
+    assert extras["gpu"] == ["tensorflow[and-cuda]>=2.19"]
+    lines = (ROOT / "environment.yml").read_text().splitlines()
+    listed = {line.strip()[2:] for line in lines if line.startswith("      - ")}
+    assert listed == wanted
+    assert f"  - python{project()['requires-python']}" in lines
+
+
+def test_constraints_pin_every_requirement_and_name_no_host():
+    pinned = {}
+    text = (ROOT / "constraints.txt").read_text()
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            name, version = re.match(r"([a-z0-9-]+)==([0-9.]+)", line).groups()
+            pinned[name] = version
+    extras = project()["optional-dependencies"]
+    for requirement in [*project()["dependencies"], *extras["cpu"], *extras["notebooks"], *extras["test"]]:
+        assert re.match(r"[a-z0-9-]+", requirement)[0] in pinned
+    assert "://" not in text
+
+
+def test_committed_results_are_those_of_the_committed_notebooks():
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "results.py", "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: f"{file.parent.name}/{file.stem}")
+class TestNotebook:
+    def test_was_saved_from_one_clean_run_without_errors(self, file):
+        code = [cell for cell in nbformat.read(file, 4).cells if cell.cell_type == "code"]
+        assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+        assert not [out for cell in code for out in cell.outputs if out.output_type == "error"]
+
+    def test_is_small_and_clean(self, file):
+        notebook = nbformat.read(file, 4)
+        nbformat.validate(notebook)
+        assert file.stat().st_size <= 1_500_000
+        assert set(notebook.metadata) == {"kernelspec", "language_info"}
+        assert notebook.metadata.kernelspec.name == "python3"
+        text = file.read_text()
+        assert "/home/" not in text and "image/svg" not in text and "widget" not in text
+
+    def test_shows_no_bare_object_and_no_log_lines(self, file):
+        for cell in nbformat.read(file, 4).cells:
+            for output in cell.get("outputs", []):
+                shown = json.dumps(output.get("data", {}).get("text/plain", "")) + output.get("text", "")
+                assert not re.search(r"<keras|<Axes|\[<matplotlib|History at 0x|^[IWE]\d{4} ", shown, re.M)
+
+
+@pytest.mark.parametrize("file", SESSIONS, ids=lambda file: file.stem)
+class TestSession:
+    def test_has_one_title_described_pictures_exercises_and_solutions(self, file):
+        prose = [cell.source for cell in nbformat.read(file, 4).cells if cell.cell_type == "markdown"]
+        assert len(re.findall(r"^# ", "\n".join(prose), re.M)) == 1
+        for alt, path in re.findall(r"!\[(.*?)\]\((.+?)\)", "\n".join(prose), re.S):
+            assert len(alt) > 40 and (file.parent / path).is_file()
+        assert "## Exercises" in "\n".join(prose) and "## References" in "\n".join(prose)
+        assert (file.parent / "solutions" / file.name).is_file()
+
+    def test_shows_each_of_its_claims_in_a_tagged_cell(self, file):
+        wanted = {"03": [f"P{n:02}" for n in range(1, 13)], "04": [f"N{n:02}" for n in range(1, 9)]}
+        cells = nbformat.read(file, 4).cells
+        tags = {tag for cell in cells if cell.cell_type == "code" for tag in cell.metadata.get("tags", [])}
+        prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        for claim in wanted[file.name[:2]]:
+            assert f"claim-{claim}" in tags
+            assert re.search(rf"\*\*[^*]*{claim}[^*]*:", prose), f"no verdict on {claim}"
