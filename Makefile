@@ -10,11 +10,11 @@ help:
 	@echo "make course   execute every session in quick mode, leave notebooks and pages in build/course/"
 	@echo "make lab      open the notebooks in Jupyter Lab"
 	@echo "make full     execute every session in full length on MNIST, into build/full/"
+	@echo "make refresh  as make full, and write the outputs back into notebooks/ and README.md"
 	@echo "make test     run all checks and every notebook in quick mode"
-	@echo "make refresh  the same, and write the outputs back into notebooks/ and README.md"
 	@echo "make wheel    pack the helpers for Colab, into dist/"
 	@echo "make venv     make the environment .venv alone"
-	@echo "make clean    remove .venv and build/"
+	@echo "make clean    remove .venv, build/ and dist/"
 
 venv: .venv/ready
 	@echo "make venv: the environment .venv is ready."

@@ -10,11 +10,15 @@ import itertools
 import os
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import keras
 import numpy as np
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 __all__ = [
     "ImageDataset",
@@ -45,7 +49,7 @@ class ImageDataset(NamedTuple):
     class_names: tuple
 
 
-def load_mnist(path=None, *, limit=None):
+def load_mnist(path: str | os.PathLike | None = None, *, limit: int | None = None) -> ImageDataset:
     """Load MNIST, or digits that ship with scikit-learn where MNIST cannot be had.
 
     Looks at `path`, then `$EVAKERAS_DATA/mnist.npz`, then Keras's own cache or download. Where none can be
@@ -83,7 +87,7 @@ def load_mnist(path=None, *, limit=None):
     return _limited(_dataset("mnist", *arrays, DIGITS), limit)
 
 
-def load_cifar10(path=None, *, limit=None):
+def load_cifar10(path: str | os.PathLike | None = None, *, limit: int | None = None) -> ImageDataset:
     """Load CIFAR-10 from a file, Keras's cache or its download.
 
     Looks at `path`, then `$EVAKERAS_DATA/cifar10_jpeg.npz`, then Keras's own cache or download.
@@ -103,7 +107,7 @@ def load_cifar10(path=None, *, limit=None):
     Example:
         >>> load_cifar10("nowhere.npz")
         Traceback (most recent call last):
-        FileNotFoundError: path='nowhere.npz' does not exist
+        FileNotFoundError: path='nowhere.npz' is not a file that exists
 
     Reference:
         Krizhevsky: Learning multiple layers of features from tiny images, 2009.
@@ -119,11 +123,10 @@ def load_cifar10(path=None, *, limit=None):
     return _limited(_dataset("cifar10", *arrays, CIFAR10), limit)
 
 
-def load_digits():
+def load_digits() -> ImageDataset:
     """Load scikit-learn's 1,797 UCI digits, drawn like MNIST: 20×20 in the middle of 28×28.
 
-    The last 360 are the test part; they were written by people whose digits are not in the training part
-    only as far as the file's order keeps writers together.
+    The last 360 are the test part. The file does not name the writers: some may be in both parts.
 
     Returns:
         An `ImageDataset` of 1,437 + 360 images 28×28×1, named "digits".
@@ -147,7 +150,7 @@ def load_digits():
     return _dataset("digits", *[part[s] for s in train for part in (images, labels)], DIGITS)
 
 
-def load_photo(name):
+def load_photo(name: str) -> np.ndarray:
     """Load one of scikit-learn's two photographs.
 
     Args:
@@ -170,7 +173,15 @@ def load_photo(name):
     return np.array(datasets.load_sample_image(f"{name}.jpg"))
 
 
-def batches(x, y=None, batch_size=128, *, shuffle=False, seed=None, augment=None):
+def batches(
+    x: np.ndarray,
+    y: np.ndarray | None = None,
+    batch_size: int = 128,
+    *,
+    shuffle: bool = False,
+    seed: int | None = None,
+    augment: Callable | None = None,
+) -> "tf.data.Dataset":
     """Make a `tf.data.Dataset` of batches, its steps in the order that is safe.
 
     Cast to float32, shuffle over the whole set (anew in every epoch), batch, augment, prefetch.
@@ -236,7 +247,7 @@ def _find(filename, path, cached=False):
     """The file to read: `path`, the one in `$EVAKERAS_DATA`, the one in Keras's cache, or None."""
     if path is not None:
         if not Path(path).is_file():
-            raise FileNotFoundError(f"path={str(path)!r} does not exist")
+            raise FileNotFoundError(f"path={str(path)!r} is not a file that exists")
         return Path(path)
     folder = os.environ.get("EVAKERAS_DATA")
     if folder and not Path(folder).is_dir():
@@ -343,14 +354,12 @@ def _dataset(name, x_train, y_train, x_test, y_test, class_names):
 
 
 def _check_limit(limit):
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit!r} must be at least 1, or None for all")
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise ValueError(f"limit={limit!r} must be a whole number of at least 1, or None for all")
 
 
 def _limited(dataset, limit):
-    return dataset._replace(
-        x_train=dataset.x_train[:limit],
-        y_train=dataset.y_train[:limit],
-        x_test=dataset.x_test[:limit],
-        y_test=dataset.y_test[:limit],
-    )
+    if limit is None:
+        return dataset
+    names = ("x_train", "y_train", "x_test", "y_test")  # copies, so that the rest can be forgotten
+    return dataset._replace(**{name: getattr(dataset, name)[:limit].copy() for name in names})

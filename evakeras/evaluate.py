@@ -6,6 +6,7 @@ This file works alone: copy it into an assignment and `import evaluate`. It need
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 __all__ = ["Gap", "Summary", "gap", "summarize"]
 
@@ -24,7 +25,7 @@ class Gap(NamedTuple):
     reach: float
 
 
-def gap(history, epoch=-1):
+def gap(history: dict, epoch: int = -1) -> Gap:
     """Measure the gap between training and validation accuracy.
 
     Training accuracy in a Keras history is an average over the epoch, taken while the weights still changed
@@ -45,6 +46,8 @@ def gap(history, epoch=-1):
         0.9951
     """
     history = getattr(history, "history", history)
+    if not isinstance(history, dict):
+        raise ValueError(f"history is a {type(history).__name__}, expected a dict of lists or a History")
     values = []
     for key in ("accuracy", "val_accuracy"):
         if not len(history.get(key, ())):
@@ -53,6 +56,8 @@ def gap(history, epoch=-1):
             values.append(float(history[key][epoch]))
         except IndexError:
             raise ValueError(f"epoch={epoch} is outside a history of {len(history[key])}") from None
+    if len(history["accuracy"]) != len(history["val_accuracy"]):
+        raise ValueError("history has 'accuracy' and 'val_accuracy' of different length")
     train, validation = values
     if not (0 <= train <= 1 and 0 <= validation <= 1):
         raise ValueError(f"accuracies {train} and {validation} must lie between 0 and 1")
@@ -68,13 +73,13 @@ class Summary(NamedTuple):
     high: float
     n: int
 
-    def percent(self, digits=2):
+    def percent(self, digits: int = 2) -> str:
         """As text in percent, "99.43 ± 0.04"; a single value has no spread."""
         spread = "" if self.n == 1 else f" ± {100 * self.std:.{digits}f}"
         return f"{100 * self.mean:.{digits}f}{spread}"
 
 
-def summarize(values):
+def summarize(values: ArrayLike) -> Summary:
     """Summarize one figure over several seeds.
 
     Args:

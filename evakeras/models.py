@@ -15,11 +15,11 @@ POOL = "pool"  # 2×2 max pooling in a layout
 
 
 class Step(NamedTuple):
-    """One step of the progression: what changed, and what the source notes report for it.
+    """One step of the progression: what changed, its parameters, and what the notes report for it.
 
     `layout` lists the convolutions as `(channels, kernel)` and the poolings as `"pool"`; the last
     convolution, which reads all that is left of the picture and gives one number per class, is not listed.
-    `notes_train` and `notes_test` are accuracies in percent, None where the notes give none.
+    `notes_train` and `notes_test` are the notes' accuracies in percent, None where they give none.
     """
 
     change: str
@@ -57,7 +57,14 @@ PROGRESSION = {
 """
 
 
-def build(name, *, kernel_regularizer=None, dropout=None, input_shape=(28, 28, 1), classes=10):
+def build(
+    name: str,
+    *,
+    kernel_regularizer: keras.regularizers.Regularizer | str | None = None,
+    dropout: float | None = None,
+    input_shape: tuple[int, int, int] = (28, 28, 1),
+    classes: int = 10,
+) -> keras.Sequential:
     """Build a model of the progression, not yet compiled.
 
     Every hidden layer is convolution + ReLU, then batch normalization and dropout where the step has them.
@@ -131,7 +138,7 @@ def _check_build(name, dropout, input_shape, classes):
         raise ValueError(f"name={name!r} is unknown; expected one of {', '.join(PROGRESSION)}")
     step = PROGRESSION[name]
     rate = step.dropout if dropout is None else dropout
-    if not 0 <= rate < 1:
+    if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
         raise ValueError(f"dropout={dropout!r} must be a rate in [0, 1)")
     if len(input_shape) != 3 or not all(isinstance(n, int) and n > 0 for n in input_shape):
         raise ValueError(
@@ -159,7 +166,7 @@ class LayerField(NamedTuple):
     parameters: int
 
 
-def receptive_field(model):
+def receptive_field(model: keras.Model) -> list[LayerField]:
     """Compute the receptive field of every layer of a chain, from the recursion.
 
     With kernel k, dilation d and stride s, a layer turns receptive field r and jump j into
@@ -244,7 +251,7 @@ def _geometry(layer, shape):
         found = layer.pool_size, layer.strides, one
     elif isinstance(layer, _WHOLE):  # reads all that is left, as a kernel of that size would
         found = (shape[1:3] if len(shape) == 4 else one), one, one
-    elif isinstance(layer, _POINTWISE):
+    elif isinstance(layer, _POINTWISE) and getattr(layer, "axis", -1) in (-1, len(shape) - 1, [-1]):
         found = one, one, one
     else:
         raise ValueError(f"layer {layer.name!r}: no rule for a {type(layer).__name__} layer")
@@ -266,7 +273,7 @@ def _chain(model):
 
 def _check_chain(model, steps):
     """Each step takes what the one before gives, from the model's input to its output."""
-    tensor = model.inputs[0]
+    tensor = (getattr(model, "inputs", None) or [None])[0]
     for step in steps:
         try:
             fits = step.input is tensor

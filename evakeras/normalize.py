@@ -4,11 +4,13 @@ This file works alone: copy it into an assignment and `import normalize`. It nee
 """
 
 import math
+from collections.abc import Iterable
 from fractions import Fraction
 from typing import NamedTuple
 
 import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
 __all__ = [
     "ImageStatistics",
@@ -33,7 +35,7 @@ class ImageStatistics(NamedTuple):
     count: int
 
 
-def image_statistics(images):
+def image_statistics(images: np.ndarray | Iterable[np.ndarray]) -> ImageStatistics:
     """Compute the mean and standard deviation of each channel, in one pass and little memory.
 
     For uint8 the sums are integers, so that nothing is rounded before the last division. Other types are
@@ -124,7 +126,7 @@ class _Floats(_Integers):
         return ImageStatistics(self.mean, np.sqrt(self.squares / self.count), self.count)
 
 
-def min_max(images, low=0.0, high=1.0):
+def min_max(images: np.ndarray, low: float = 0.0, high: float = 1.0) -> np.ndarray:
     """Stretch each image so that its darkest value becomes `low` and its brightest `high`.
 
     The channels of an image are stretched together, so that colours keep their hue.
@@ -158,7 +160,7 @@ def min_max(images, low=0.0, high=1.0):
     return _by_chunks(images, stretch)
 
 
-def equalize(images):
+def equalize(images: np.ndarray) -> np.ndarray:
     """Spread the values of each image and channel so that all occur about equally often.
 
     A value becomes 255 · (cdf − cdf_min) / (pixels − cdf_min), rounded half up: cdf counts the pixels up to
@@ -179,7 +181,8 @@ def equalize(images):
         array([  0, 170, 170, 255], dtype=uint8)
 
     Reference:
-        Gonzalez, Woods: Digital image processing, 4th edition, section 3.3.
+        Gonzalez, Woods: Digital image processing, 4th edition, section 3.3; cdf_min as in OpenCV's
+        `equalizeHist`, so that the darkest value becomes 0.
     """
     images = _check_images(images)
     if images.dtype != np.uint8:
@@ -207,7 +210,9 @@ def _equalizing_table(plane):
     return ((2 * 255 * above + spread) // (2 * spread)).astype(np.uint8)  # rounds half up
 
 
-def standardize(images, mean=None, std=None):
+def standardize(
+    images: np.ndarray, mean: ArrayLike | None = None, std: ArrayLike | None = None
+) -> np.ndarray:
     """Shift and scale each channel to mean 0 and standard deviation 1 over all images.
 
     Args:
@@ -234,7 +239,7 @@ def standardize(images, mean=None, std=None):
     return _by_chunks(images, lambda chunk, _: (chunk - mean) / std)
 
 
-def standardization_layer(statistics):
+def standardization_layer(statistics: ImageStatistics) -> keras.layers.Normalization:
     """Make the Keras layer that standardizes with the given statistics, so that the model carries them.
 
     Args:
@@ -261,7 +266,10 @@ def _by_chunks(images, function):
     result = np.empty(batch.shape, np.float32)
     rows = max(1, _CHUNK // math.prod(batch.shape[1:]))
     for start in range(0, len(batch), rows):
-        result[start : start + rows] = function(batch[start : start + rows].astype(np.float64), start)
+        with np.errstate(over="ignore", invalid="ignore"):
+            result[start : start + rows] = function(batch[start : start + rows].astype(np.float64), start)
+        if not np.isfinite(result[start : start + rows]).all():
+            raise ValueError("the result does not fit into float32: check the range of images and arguments")
     return result.reshape(images.shape)
 
 
@@ -270,12 +278,14 @@ def _check_moments(mean, std, channels):
     for name, value in (("mean", mean), ("std", std)):
         if value.shape not in ((), (1,), (channels,)) or not np.isfinite(value).all():
             raise ValueError(f"{name}={value} must be one number, or one for each of {channels} channels")
-    if (std <= 0).any():
+    if (std <= 1e-14 * np.abs(mean)).any():  # rounding alone leaves about 1e-16 of the mean
         raise ValueError(f"std={std} must be above 0: a constant channel cannot be standardized")
     return mean, std
 
 
 def _check_images(images):
+    if isinstance(images, np.ma.MaskedArray):
+        raise ValueError("images is a masked array; masks are not supported: fill it first")
     images = np.asarray(images)
     if images.ndim == 3 and images.shape[-1] not in (1, 3, 4):
         raise ValueError(
@@ -292,6 +302,8 @@ def _check_batch(batch):
     """An array `(N, H, W, C)` of real numbers, not empty."""
     if isinstance(batch, (tuple, list, dict)):
         raise ValueError(f"images: a batch is a {type(batch).__name__}, expected an array of images alone")
+    if isinstance(batch, np.ma.MaskedArray):
+        raise ValueError("images is a masked array; masks are not supported: fill it first")
     batch = batch if isinstance(batch, np.ndarray) else np.asarray(batch)
     if batch.ndim != 4 or batch.size == 0:
         raise ValueError(f"images have shape {batch.shape}, expected (N, H, W, C), none of them 0")

@@ -7,21 +7,31 @@ This file works alone: copy it into an assignment and `import plots`. It needs M
 """
 
 import math
+from collections.abc import Callable, Iterable
 from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 __all__ = ["COLORS", "histograms", "image_grid", "learning_curves", "surface"]
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette: told apart by readers with any kind of colour vision."""
 
-DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+# Of different lengths, so that many series pass before a combination comes back.
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+MARKERS = ("o", "s", "^", "D", "v")
 
 
-def image_grid(images, titles=None, *, columns=None, value_range=None, title=None):
+def image_grid(
+    images: Iterable[np.ndarray],
+    titles: Iterable | None = None,
+    *,
+    columns: int | None = None,
+    value_range: tuple[float, float] | None = None,
+    title: str | None = None,
+) -> Figure:
     """Draw images in a grid, all on one scale.
 
     Args:
@@ -43,6 +53,8 @@ def image_grid(images, titles=None, *, columns=None, value_range=None, title=Non
         >>> len(figure.axes)
         3
     """
+    if getattr(images, "ndim", 0) == 3 and images.shape[-1] in (1, 3):
+        raise ValueError(f"images has shape {images.shape}: for a single image, pass [image]")
     images = [_check_image(image, i) for i, image in enumerate(images)]
     if not images:
         raise ValueError("images is empty")
@@ -53,7 +65,7 @@ def image_grid(images, titles=None, *, columns=None, value_range=None, title=Non
     columns = min(columns or math.ceil(math.sqrt(2 * len(images))), len(images))
     rows = math.ceil(len(images) / columns)
     shape = images[0].shape
-    width = min(1.6, 9 / columns)
+    width = max(min(1.6, 9 / columns), 0.08 * max(len(str(text)) for text in titles))
     height = width * shape[0] / shape[1] + 0.25 * any(titles)
     figure, axes = _subplots(rows, columns, (width * columns, height * rows + 0.35 * bool(title)))
     for ax in axes:
@@ -68,13 +80,22 @@ def image_grid(images, titles=None, *, columns=None, value_range=None, title=Non
     return _finished(figure)
 
 
-def histograms(values, *, bins=64, value_range=None, xlabel="value", title=None, log=False):
-    """Draw one histogram per named array, one above the other on the same axis.
+def histograms(
+    values: dict[str, np.ndarray],
+    *,
+    bins: int | np.ndarray = 64,
+    value_range: tuple[float, float] | None = None,
+    xlabel: str = "value",
+    title: str | None = None,
+    log: bool = False,
+) -> Figure:
+    """Draw one histogram per named array, one above the other.
 
     Args:
         values: dict from a name to an array of any shape.
         bins: number of bars, or their edges.
-        value_range: `(left, right)` for all; None takes each array's own.
+        value_range: `(left, right)` for all, on one axis; values outside are left out. None takes each
+            array's own.
         xlabel: what the values are, with their unit.
         log: whether to count on a logarithmic axis.
         title: text above all.
@@ -104,11 +125,19 @@ def histograms(values, *, bins=64, value_range=None, xlabel="value", title=None,
     return _finished(figure)
 
 
-def learning_curves(histories, metric="accuracy", *, splits=("train", "validation"), ylim=None, title=None):
+def learning_curves(
+    histories: dict[str, dict | list[dict]],
+    metric: str = "accuracy",
+    *,
+    splits: tuple[str, ...] = ("train", "validation"),
+    ylim: tuple[float, float] | None = None,
+    title: str | None = None,
+) -> Figure:
     """Draw a metric against the epoch: the mean over seeds as a line, the range between them as a band.
 
     Args:
-        histories: dict from a name to one Keras history dict, or to a list of them, one per seed.
+        histories: dict from a name to one Keras history (or anything with a `.history` dict, such as
+            `train.Run`), or to a list of them, one per seed.
         metric: "accuracy", "loss", …; its validation twin is "val_" + metric.
         splits: which of "train" and "validation" to draw, each in a panel of its own.
         ylim: `(bottom, top)` of the axis.
@@ -144,10 +173,10 @@ def learning_curves(histories, metric="accuracy", *, splits=("train", "validatio
         ax.set_title(split)
         ax.set_xlabel("epoch")
         ax.grid(alpha=0.3)
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes[0].set_ylabel(metric)
     axes[0].set_ylim(ylim)
-    axes[-1].legend(fontsize=9)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
     figure.suptitle(title)
     return _finished(figure)
 
@@ -161,7 +190,8 @@ def _curve(ax, name, values, color, dash, marker):
 
 
 def _stack(name, runs, key):
-    runs = [runs] if isinstance(runs, dict) else list(runs)
+    runs = [runs] if isinstance(runs, dict) or hasattr(runs, "history") else list(runs)
+    runs = [getattr(run, "history", run) for run in runs]
     if not runs or not all(len(run.get(key, ())) for run in runs):
         raise ValueError(f"histories[{name!r}] has no {key!r}")
     if len({len(run[key]) for run in runs}) > 1:
@@ -169,7 +199,16 @@ def _stack(name, runs, key):
     return np.array([run[key] for run in runs], float)
 
 
-def surface(loss, x_range, y_range, *, paths=None, xlabel="$w_1$", ylabel="$w_2$", title=None):
+def surface(
+    loss: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    x_range: tuple[float, float],
+    y_range: tuple[float, float],
+    *,
+    paths: dict[str, np.ndarray] | None = None,
+    xlabel: str = "$w_1$",
+    ylabel: str = "$w_2$",
+    title: str | None = None,
+) -> Figure:
     """Draw a loss over two weights twice: from above with contours, and in 3-D.
 
     Args:
@@ -209,7 +248,8 @@ def surface(loss, x_range, y_range, *, paths=None, xlabel="$w_1$", ylabel="$w_2$
         relief.plot(*path.T, heights[name], color=color, marker=marker, ms=3, lw=1, zorder=10)
     above.set(xlabel=xlabel, ylabel=ylabel, title="from above", xlim=x_range, ylim=y_range)
     relief.set(xlabel=xlabel, ylabel=ylabel, title="in 3-D")
-    relief.set_zlabel("loss", labelpad=8)
+    relief.set_zlabel("loss")
+    relief.set_box_aspect(None, zoom=0.85)  # else the label of the third axis is cut off
     if paths:
         above.legend(fontsize=9)
     figure.suptitle(title)

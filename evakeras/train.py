@@ -8,9 +8,11 @@ This file works alone: copy it into an assignment and `import train`. It needs K
 
 import hashlib
 import json
+import operator
 import os
 import sys
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -37,36 +39,38 @@ class Run:
     folder: Path
     read_back: bool = False
 
-    def file(self, epoch=None):
+    def file(self, epoch: int | None = None) -> Path:
         """Path of the `.keras` file of the model as it was after `epoch` (from 1; None is the last)."""
         file = _model_file(self.folder, len(self.seconds) if epoch is None else epoch)
         if not file.exists():
             raise FileNotFoundError(f"{file} was not kept; train with keep_epochs=True")
         return file
 
-    def model(self, epoch=None):
+    def model(self, epoch: int | None = None) -> keras.Model:
         """Load the model as it was after `epoch` (from 1; None is the last)."""
         return keras.saving.load_model(self.file(epoch))
 
 
 def run(
-    build,
-    x,
-    y,
+    build: Callable[[], keras.Model],
+    x: np.ndarray,
+    y: np.ndarray,
     *,
-    epochs,
-    folder,
-    seed=0,
-    batch_size=128,
-    validation_data=None,
-    keep_epochs=False,
-    name=None,
-    progress=None,
-):
+    epochs: int,
+    folder: str | os.PathLike,
+    seed: int = 0,
+    batch_size: int = 128,
+    validation_data: tuple | None = None,
+    keep_epochs: bool = False,
+    name: str | None = None,
+    progress: tqdm | None = None,
+) -> Run:
     """Train one model and keep its history and weights in `folder`.
 
     The order of the images and the numbers behind Dropout and random layers depend on `seed` and the epoch
-    alone, so that an interrupted run that goes on ends with the same bits as one in one piece.
+    alone, so that on a CPU an interrupted run that goes on ends with the same bits as one in one piece.
+    Keras is reset before (`clear_session`, `set_random_seed`). A run is known by its configuration and first
+    weights: custom layers, losses and schedules must be registered and have a `get_config` that tells all.
 
     Args:
         build: function without arguments that returns a compiled model.
@@ -111,17 +115,17 @@ def run(
 
 
 def study(
-    variants,
-    x,
-    y,
+    variants: dict[str, Callable[[], keras.Model]],
+    x: np.ndarray,
+    y: np.ndarray,
     *,
-    epochs,
-    folder,
-    seeds=(0, 1, 2),
-    batch_size=128,
-    validation_data=None,
-    keep_epochs=False,
-):
+    epochs: int,
+    folder: str | os.PathLike,
+    seeds: Iterable[int] = (0, 1, 2),
+    batch_size: int = 128,
+    validation_data: tuple | None = None,
+    keep_epochs: bool = False,
+) -> dict[str, list[Run]]:
     """Train every variant with every seed, one progress bar for all; finished runs are read back.
 
     Args:
@@ -150,9 +154,12 @@ def study(
         >>> [run.seed for run in runs["wide"]]
         [0, 1]
     """
-    seeds = list(seeds)
-    if not variants or not seeds:
-        raise ValueError(f"variants={list(variants)} and seeds={seeds} must not be empty")
+    seeds = [operator.index(seed) for seed in seeds]
+    if not variants or not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"variants={list(variants)} and seeds={seeds} must not be empty, no seed twice")
+    for name in variants:
+        if not isinstance(name, str) or not name or "/" in name or "\\" in name or name.startswith("."):
+            raise ValueError(f"variants: {name!r} cannot name a folder; expected text without slashes")
     plan = _plan(x, y, epochs, batch_size, validation_data, keep_epochs)
     jobs = [(name, seed) for name in variants for seed in seeds]
     runs = {name: [] for name in variants}
@@ -179,8 +186,9 @@ class _Plan(NamedTuple):
 
 
 def _plan(x, y, epochs, batch_size, validation_data, keep_epochs):
-    if epochs < 1 or batch_size < 1:
-        raise ValueError(f"epochs={epochs} and batch_size={batch_size} must be at least 1")
+    for what, value in (("epochs", epochs), ("batch_size", batch_size)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{what}={value!r} must be a whole number of at least 1")
     x, y = _check_pair("x and y", (x, y))
     arrays = [x, y]
     if validation_data is not None:
@@ -251,16 +259,21 @@ def _keep(model, result, config, keep_epochs):
 
 
 def _remove_older(folder, epoch):
-    for file in folder.glob("epoch-*.keras"):
-        if file != _model_file(folder, epoch):
-            file.unlink()
+    for older in range(1, epoch):
+        _model_file(folder, older).unlink(missing_ok=True)
 
 
 def _write(path, write):
     """Write a file whole or not at all: under another name first, then renamed."""
     draft = path.with_name(f"draft-{path.name}")
-    write(draft)
-    os.replace(draft, path)
+    try:
+        write(draft)
+        os.replace(draft, path)
+    except OSError as error:  # a full disk, say: what was there before stays
+        draft.unlink(missing_ok=True)
+        raise OSError(
+            f"{path} could not be written: {error}; the run goes on from the epoch before"
+        ) from error
 
 
 def _model_file(folder, epoch):
@@ -278,6 +291,7 @@ def _configuration(model, plan, seed):
         "keep_epochs": plan.keep_epochs,
         "model": model.get_config(),
         "compile": model.get_compile_config(),
+        "initial_weights": _hash(*model.get_weights()),
         "data": plan.fingerprint,
         "keras": keras.__version__,
         "backend": keras.backend.backend(),
@@ -327,8 +341,14 @@ def _short(value):
 
 def _fingerprint(array):
     """Shape, type and hash: enough to notice other data."""
-    digest = hashlib.blake2b(np.ascontiguousarray(array), digest_size=8).hexdigest()
-    return {"shape": list(array.shape), "dtype": array.dtype.name, "hash": digest}
+    return {"shape": list(array.shape), "dtype": array.dtype.name, "hash": _hash(array)}
+
+
+def _hash(*arrays):
+    digest = hashlib.blake2b(digest_size=8)
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
 
 
 def _check_pair(what, pair):

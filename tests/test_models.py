@@ -341,3 +341,27 @@ def chain(layer, shape=(8, 8, 1)):
 def test_receptive_field_refuses_what_is_not_a_known_chain(make):
     with pytest.raises(ValueError, match=r"model|layer"):
         receptive_field(make())
+
+
+@pytest.mark.parametrize("name", ["first", "third", "eighth", "fast"])
+def test_receptive_field_is_the_one_that_gradients_reach(name):
+    tf = pytest.importorskip("tensorflow")
+    model = build(name)
+    for weight in model.trainable_weights:
+        weight.assign(np.abs(weight.numpy()) + 0.01)  # positive everywhere: no ReLU cuts the gradient off
+    images = tf.constant(np.random.default_rng(0).random((48, 28, 28, 1), np.float32))
+    rows = {row.layer: row for row in receptive_field(model)}
+    for layer in model.layers:
+        if layer.name not in rows or len(layer.output.shape) != 4:
+            continue
+        part = keras.Model(model.inputs, layer.output)
+        middle = layer.output.shape[1] // 2
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            total = tf.reduce_sum(part(images, training=False)[:, middle, middle])
+        reached = (
+            np.abs(tape.gradient(total, images)).max(axis=(0, 3)) > 0
+        )  # 48 images: any pixel may win a pool
+        for axis in (0, 1):
+            lit = np.flatnonzero(reached.any(axis=axis))
+            assert lit[-1] - lit[0] + 1 == rows[layer.name].receptive_field, layer.name

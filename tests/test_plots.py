@@ -168,14 +168,14 @@ def test_learning_curves_name_axes_panels_and_series():
     assert [ax.get_xlabel() for ax in figure.axes] == ["epoch", "epoch"]
     assert figure.axes[0].get_ylabel() == "accuracy"
     assert figure.axes[0].get_ylim() == (0.5, 1)
-    legends = [ax.get_legend() for ax in figure.axes if ax.get_legend()]
-    assert [text.get_text() for text in legends[0].get_texts()] == ["third", "fifth"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["third", "fifth"]
 
 
 def test_learning_curves_differ_by_more_than_color():
     figure = plots.learning_curves({str(i): history(0.5, 0.6) for i in range(7)})
     lines = figure.axes[0].lines
-    assert len({line.get_marker() for line in lines}) == 7
+    assert len({(line.get_marker(), str(line._unscaled_dash_pattern)) for line in lines}) == 7
     assert len({to_hex(line.get_color()) for line in lines}) == 7
 
 

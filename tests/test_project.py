@@ -80,7 +80,8 @@ class TestSession:
         prose = [cell.source for cell in nbformat.read(file, 4).cells if cell.cell_type == "markdown"]
         assert len(re.findall(r"^# ", "\n".join(prose), re.M)) == 1
         for alt, path in re.findall(r"!\[(.*?)\]\((.+?)\)", "\n".join(prose), re.S):
-            assert len(alt) > 40 and (file.parent / path).is_file()
+            assert len(alt) > 40 and path == "attachment:cover.png"
+            assert nbformat.read(file, 4).cells[0].attachments["cover.png"]["image/png"]
         assert "## Exercises" in "\n".join(prose) and "## References" in "\n".join(prose)
         assert (file.parent / "solutions" / file.name).is_file()
 

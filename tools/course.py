@@ -24,6 +24,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
+COVER = "attachment:cover.png"
 TENSORFLOW_LOG = re.compile(r"^(WARNING: All log messages before absl|[IWE]\d{4} ).*\n?", re.M)
 
 
@@ -35,22 +36,21 @@ def main():
         os.environ["EVAKERAS_DATA"] = str(Path(os.environ["EVAKERAS_DATA"]).resolve())
     announce_data(options.full)
     options.folder.mkdir(parents=True, exist_ok=True)
-    files = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
-    if options.only:
-        files = [file for file in files if file.name.startswith(tuple(options.only))]
     failed, cards, start = [], [], time.perf_counter()
-    for file in files:
+    for file in chosen(options.only, with_solutions=options.in_place):
         notebook, error, seconds = execute(file)
-        nbformat.write(notebook, options.folder / file.name)
-        (options.folder / f"{file.stem}.html").write_text(page(notebook, file.stem), encoding="utf-8")
-        cards.append(card(notebook, file.stem, seconds, error))
         if error:
-            failed.append(file.name)
+            failed.append(file.stem)
             print(indented(error), flush=True)
         elif options.in_place:
+            keep_cover(notebook, file)
             nbformat.write(notebook, file)
+        if file.parent == NOTEBOOKS:
+            nbformat.write(notebook, options.folder / file.name)
+            (options.folder / f"{file.stem}.html").write_text(page(notebook, file.stem), encoding="utf-8")
+            cards.append(card(notebook, file.stem, seconds, error))
     (options.folder / "index.html").write_text(index(cards, options.full), encoding="utf-8")
-    return close(files, failed, options.folder, time.perf_counter() - start)
+    return close(len(cards), failed, options.folder, time.perf_counter() - start)
 
 
 def parse():
@@ -59,7 +59,22 @@ def parse():
     parser.add_argument("--full", action="store_true", help="full length; needs MNIST")
     parser.add_argument("--in-place", action="store_true", help="write the outputs back into notebooks/")
     parser.add_argument("--only", nargs="*", metavar="NN", help="numbers of the sessions, such as 03")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.in_place and not options.full:
+        parser.error("--in-place needs --full: committed outputs come from full runs")
+    return options
+
+
+def chosen(only, with_solutions):
+    """The notebooks to execute; solutions only where their outputs are to be kept."""
+    files = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+    if with_solutions:
+        files += sorted(NOTEBOOKS.glob("solutions/*.ipynb"))
+    if only:
+        files = [file for file in files if file.name.startswith(tuple(only))]
+        if not files:
+            sys.exit(f"No session begins with {' or '.join(only)}.")
+    return files
 
 
 def announce_data(full):
@@ -68,7 +83,7 @@ def announce_data(full):
     asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     said = TENSORFLOW_LOG.sub("", asked.stderr).strip()
     if asked.returncode:
-        sys.exit(f"The data cannot be used: {said.splitlines()[-1]}")
+        sys.exit(f"The data cannot be used: {(said or 'no reason given').splitlines()[-1]}")
     if full and asked.stdout.strip() != "mnist":
         sys.exit("The full course needs MNIST: put mnist.npz in a folder, set EVAKERAS_DATA to that folder.")
     print(said or "Data: MNIST", flush=True)
@@ -129,9 +144,9 @@ class OfflineRenderer(IPythonRenderer):
 def page(notebook, name):
     """The notebook as one HTML page that needs nothing else."""
     exporter = HTMLExporter(mathjax_url="", require_js_url="", mermaid_js_url="", jquery_url="")
-    renderer = OfflineRenderer(escape=False, embed_images=True, path=str(NOTEBOOKS))
+    renderer = OfflineRenderer(escape=False)
     exporter.register_filter("markdown2html", lambda text: MarkdownWithMath(renderer=renderer).render(text))
-    body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": name, "path": str(NOTEBOOKS)}})
+    body, _ = exporter.from_notebook_node(with_pictures_inside(notebook), {"metadata": {"name": name}})
     return body
 
 
@@ -145,23 +160,44 @@ def promise(notebook):
     return re.sub(r"[*`$]|\[([^]]*)\]\([^)]*\)", r"\1", paragraph.replace("\n", " "))
 
 
-def cover(notebook):
-    """The picture of the first cell, else the first figure, as HTML."""
-    named = re.search(r"!\[(.*?)\]\((.+?)\)", notebook.cells[0].source, re.S)
-    if named:
-        alt, path = named.groups()
-        picture = base64.b64encode((NOTEBOOKS / path).read_bytes()).decode()
+def figures(notebook, tag=None):
+    """The figures of the notebook, or of the cells with a tag, as base64 PNGs."""
+    for cell in notebook.cells:
+        if tag is None or tag in cell.metadata.get("tags", []):
+            for output in cell.get("outputs", []):
+                if "image/png" in output.get("data", {}):
+                    yield output.data["image/png"].replace("\n", "")
+
+
+def keep_cover(notebook, file):
+    """Put the figure tagged "cover" into the first cell and into assets/, where the README shows it."""
+    picture = next(figures(notebook, "cover"), None)
+    if picture is None:
+        return
+    if COVER in notebook.cells[0].source:
+        notebook.cells[0].attachments = {"cover.png": {"image/png": picture}}
+    (ROOT / "assets" / f"{file.stem[:2]}-cover.png").write_bytes(base64.b64decode(picture))
+
+
+def with_pictures_inside(notebook):
+    """A copy whose attached cover, if it has one, is written out in the text."""
+    notebook = nbformat.from_dict(notebook)
+    first = notebook.cells[0]
+    if "attachments" in first:
+        png = first.attachments["cover.png"]["image/png"]
+        first.source = first.source.replace(COVER, "data:image/png;base64," + png)
     else:
-        outputs = (output for cell in notebook.cells for output in cell.get("outputs", []))
-        figures = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
-        alt, picture = "The first figure of the session", (figures or [""])[0].replace("\n", "")
-    return f'<img src="data:image/png;base64,{picture}" alt="{html.escape(alt)}">'
+        first.source = re.sub(rf"!\[[^]]*\]\({COVER}\)", "", first.source)
+    return notebook
 
 
 def card(notebook, name, seconds, error):
+    attached = notebook.cells[0].get("attachments", {}).get("cover.png", {}).get("image/png")
+    png = attached or next(figures(notebook), "")
+    picture = f'<img src="data:image/png;base64,{png}" alt="The picture that the session ends in">'
     state = "<b>failed</b>" if error else f"{seconds:.0f} s"
     return (
-        f'<article><h2><a href="{name}.html">{html.escape(title(notebook))}</a></h2>{cover(notebook)}'
+        f'<article><h2><a href="{name}.html">{html.escape(title(notebook))}</a></h2>{picture}'
         f"<p>{html.escape(promise(notebook))}</p>"
         f'<p class="small"><a href="{name}.ipynb">notebook</a> · {state}</p></article>'
     )
@@ -189,12 +225,12 @@ a {{ color: #0072B2 }}
 """
 
 
-def close(files, failed, folder, seconds):
+def close(sessions, failed, folder, seconds):
     where = (folder / "index.html").resolve()
     if failed:
-        print(f"{len(failed)} of {len(files)} sessions failed: {', '.join(failed)}. Pages: {where}")
+        print(f"Failed: {', '.join(failed)}. Pages: {where}")
         return 1
-    print(f"{len(files)} sessions in {seconds:.0f} s. Open {where}")
+    print(f"{sessions} sessions in {seconds:.0f} s. Open {where}")
     return 0
 
 
