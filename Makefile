@@ -3,6 +3,9 @@ PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
+ifdef EVAKERAS_DATA  # the notebooks run in their own folder
+export EVAKERAS_DATA := $(abspath $(EVAKERAS_DATA))
+endif
 
 .PHONY: help venv course full refresh results lab wheel test test-code test-notebooks clean
 
