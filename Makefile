@@ -58,11 +58,11 @@ test: test-code test-notebooks
 test-code: .venv/ready
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadscope -q
 
 test-notebooks: .venv/ready
 	@EVAKERAS_QUICK=1 $(BIN)/python -m pytest notebooks --nbval-lax --nbval-current-env \
-	  --nbval-cell-timeout=300 -q
+	  --nbval-cell-timeout=300 -n 2 --dist loadscope -q
 
 clean:
 	rm -rf .venv build dist

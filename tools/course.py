@@ -92,7 +92,7 @@ def announce_data(full):
 def execute(file):
     """Run one notebook in its own folder; returns it with its outputs, the error if any, and the seconds."""
     notebook = nbformat.read(file, as_version=4)
-    print(f"{title(notebook)} … ", end="", flush=True)
+    print(f"{file.stem[:2]} {title(notebook)} … ", end="", flush=True)
     client = NotebookClient(
         notebook,
         timeout=None,
@@ -197,7 +197,7 @@ def card(notebook, name, seconds, error):
     picture = f'<img src="data:image/png;base64,{png}" alt="The picture that the session ends in">'
     state = "<b>failed</b>" if error else f"{seconds:.0f} s"
     return (
-        f'<article><h2><a href="{name}.html">{html.escape(title(notebook))}</a></h2>{picture}'
+        f'<article><h2><a href="{name}.html">{name[:2]} {html.escape(title(notebook))}</a></h2>{picture}'
         f"<p>{html.escape(promise(notebook))}</p>"
         f'<p class="small"><a href="{name}.ipynb">notebook</a> · {state}</p></article>'
     )
