@@ -248,7 +248,7 @@ def surface(
         relief.plot(*path.T, heights[name], color=color, marker=marker, ms=3, lw=1, zorder=10)
     above.set(xlabel=xlabel, ylabel=ylabel, title="from above", xlim=x_range, ylim=y_range)
     relief.set(xlabel=xlabel, ylabel=ylabel, title="in 3-D")
-    relief.set_zlabel("loss")
+    relief.set_zlabel("loss", labelpad=10)
     relief.set_box_aspect(None, zoom=0.85)  # else the label of the third axis is cut off
     if paths:
         above.legend(fontsize=9)
