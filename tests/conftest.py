@@ -1,6 +1,7 @@
 """What all tests share: a fixed hypothesis profile, no display, no network, the data sets where they are."""
 
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -27,6 +28,11 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 settings.load_profile("course")
+
+
+def readable(value):
+    """Test ids without addresses, so that every process of a parallel run collects the same."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 def _data_file(name):

@@ -10,6 +10,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
+from conftest import readable
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -150,7 +151,7 @@ def test_without_mnist_digits_are_returned_and_one_line_says_so(nothing_here, ca
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("file hash does not match"), KeyboardInterrupt("Ctrl-C")], ids=repr
+    "error", [ValueError("file hash does not match"), KeyboardInterrupt("Ctrl-C")], ids=readable
 )
 @pytest.mark.parametrize("load", [data.load_mnist, data.load_cifar10])
 def test_damaged_download_and_ctrl_c_are_no_reason_to_fall_back(error, load, monkeypatch, nothing_here):

@@ -6,6 +6,7 @@ import statistics
 import keras
 import numpy as np
 import pytest
+from conftest import readable
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -82,7 +83,7 @@ def test_summary_reads_as_percent():
     assert summarize(values).percent(digits=1) == "99.2 ± 0.2"
 
 
-@pytest.mark.parametrize("values", [[], [[0.9, 0.8]], [0.9, np.nan], [np.inf], 0.9], ids=str)
+@pytest.mark.parametrize("values", [[], [[0.9, 0.8]], [0.9, np.nan], [np.inf], 0.9], ids=readable)
 def test_summary_refuses_what_is_not_a_list_of_finite_numbers(values):
     with pytest.raises(ValueError, match="values"):
         summarize(values)

@@ -5,6 +5,7 @@ from functools import partial
 import keras
 import numpy as np
 import pytest
+from conftest import readable
 from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers
@@ -123,7 +124,7 @@ def test_smallest_input_is_built_and_one_pixel_less_refused(name):
         ({"classes": 1}, "classes"),
         ({"classes": 10.0}, "classes"),
     ],
-    ids=str,
+    ids=readable,
 )
 def test_build_refuses_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -7,6 +7,7 @@ from fractions import Fraction
 import keras
 import numpy as np
 import pytest
+from conftest import readable
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -435,7 +436,7 @@ def test_standardize_is_right_on_a_large_offset():
         {"mean": 0, "std": np.inf},
         {"mean": [[1, 2, 3]], "std": 1},
     ],
-    ids=str,
+    ids=readable,
 )
 def test_standardize_refuses_moments_that_do_not_fit(moments):
     with pytest.raises(ValueError, match=r"mean|std"):

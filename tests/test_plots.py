@@ -4,6 +4,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from conftest import readable
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
@@ -106,7 +107,7 @@ def test_grid_of_constant_images_can_be_drawn():
         ({"images": np.zeros((2, 4, 4)), "value_range": (1, 1)}, "value_range"),
         ({"images": np.zeros((2, 4, 4)), "value_range": (0, np.nan)}, "value_range"),
     ],
-    ids=str,
+    ids=readable,
 )
 def test_grid_refuses_bad_input(arguments, message):
     with pytest.raises(ValueError, match=message):
@@ -138,7 +139,7 @@ def test_histograms_can_count_on_a_logarithmic_axis():
 
 
 @pytest.mark.parametrize(
-    "values", [{}, {"a": []}, {"good": [1, 2], "a": [1, np.nan]}, {"a": [np.inf]}], ids=str
+    "values", [{}, {"a": []}, {"good": [1, 2], "a": [1, np.nan]}, {"a": [np.inf]}], ids=readable
 )
 def test_histograms_refuse_empty_and_nan(values):
     with pytest.raises(ValueError, match="values"):
@@ -197,7 +198,7 @@ def test_learning_curves_draw_the_splits_asked_for():
         ({"histories": CURVES, "splits": ("test",)}, "splits"),
         ({"histories": CURVES, "splits": ()}, "splits"),
     ],
-    ids=str,
+    ids=readable,
 )
 def test_learning_curves_refuse_what_cannot_be_drawn(arguments, message):
     with pytest.raises(ValueError, match=message):
@@ -241,7 +242,7 @@ def test_surface_draws_every_path_however_many():
         ({"loss": lambda a, b: 1.0}, "shape"),
         ({"loss": lambda a, b: np.where(a > 0, np.nan, b)}, "finite"),
     ],
-    ids=str,
+    ids=readable,
 )
 def test_surface_refuses_what_cannot_be_drawn(arguments, message):
     arguments = {"loss": bowl, "x_range": (-1, 1), "y_range": (-1, 1), **arguments}

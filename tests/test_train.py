@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from conftest import readable
 from keras import layers
 
 from evakeras import train
@@ -385,7 +386,7 @@ def test_study_takes_seeds_from_any_iterable(tmp_path, capfd):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"seeds": ()}, {"epochs": 0}, {"epochs": -1}, {"batch_size": 0}], ids=str
+    "changes", [{"seeds": ()}, {"epochs": 0}, {"epochs": -1}, {"batch_size": 0}], ids=readable
 )
 def test_study_refuses_bad_arguments(changes, tmp_path):
     with pytest.raises(ValueError, match=next(iter(changes))):
