@@ -21,7 +21,7 @@ __all__ = [
     "standardize",
 ]
 
-_CHUNK = 2**18  # values looked at together: enough to be fast, small enough for the cache
+_CHUNK = 2**16  # values looked at together: enough to be fast, small enough for the cache
 
 
 class ImageStatistics(NamedTuple):
@@ -75,11 +75,11 @@ def image_statistics(images: np.ndarray | Iterable[np.ndarray]) -> ImageStatisti
 
 
 class _Integers:
-    """How often each of the 256 values occurs in each channel: all that the moments of uint8 need."""
+    """Count, sum and sum of squares of each channel, as whole numbers."""
 
     def __init__(self, part):
         self.dtype, self.channels = part.dtype, part.shape[-1]
-        self.counts = np.zeros((self.channels, 256), np.int64)
+        self.count, self.first, self.second = 0, [0] * self.channels, [0] * self.channels
 
     def check(self, part):
         if (part.dtype, part.shape[-1]) != (self.dtype, self.channels):
@@ -90,15 +90,15 @@ class _Integers:
 
     def add(self, chunk):
         for channel in range(self.channels):
-            self.counts[channel] += np.bincount(chunk[..., channel].ravel(), minlength=256)
+            # Exact in float64 whatever the order: the sums of a chunk are whole numbers far below 2**53.
+            values = chunk[..., channel].ravel().astype(np.float64)
+            self.first[channel] += int(values.sum())
+            self.second[channel] += int(values @ values)
+        self.count += values.size
 
     def result(self):
-        values = range(256)
-        mean, std = [], []
-        for counts in self.counts.tolist():  # Python's integers never overflow
-            n = sum(counts)
-            first = sum(c * v for c, v in zip(counts, values, strict=True))
-            second = sum(c * v * v for c, v in zip(counts, values, strict=True))
+        n, mean, std = self.count, [], []
+        for first, second in zip(self.first, self.second, strict=True):  # Python's integers never overflow
             mean.append(first / n)
             std.append(math.sqrt(Fraction(n * second - first * first, n * n)))
         return ImageStatistics(np.array(mean), np.array(std), n)
