@@ -284,9 +284,7 @@ def _check_moments(mean, std, channels):
 
 
 def _check_images(images):
-    if isinstance(images, np.ma.MaskedArray):
-        raise ValueError("images is a masked array; masks are not supported: fill it first")
-    images = np.asarray(images)
+    images = np.asanyarray(images)  # keeps a mask, for _check_batch to refuse
     if images.ndim == 3 and images.shape[-1] not in (1, 3, 4):
         raise ValueError(
             f"images have shape {images.shape}, expected (N, H, W, C), or (H, W, C) with 1, 3 or 4 channels; "
