@@ -1,4 +1,4 @@
-"""Read results: the gap between training and validation, mean and spread over seeds.
+"""Read results: the gap between training and validation, mean and spread over seeds, misread images.
 
 This file works alone: copy it into an assignment and `import evaluate`. It needs NumPy.
 """
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["Gap", "Summary", "gap", "summarize"]
+__all__ = ["Gap", "Misclassified", "Summary", "gap", "misclassified", "summarize"]
 
 
 class Gap(NamedTuple):
@@ -100,3 +100,63 @@ def summarize(values: ArrayLike) -> Summary:
         raise ValueError(f"values={values} must be a list of finite numbers, at least one")
     std = values.std(ddof=1) if len(values) > 1 else np.nan
     return Summary(*map(float, (values.mean(), std, values.min(), values.max())), len(values))
+
+
+class Misclassified(NamedTuple):
+    """Images that a model puts into the wrong class, the surest mistake first.
+
+    `index` tells where they are in the images given; `actual` and `predicted` are classes, all int64 `(n,)`.
+    `confidence` is the model's output for the predicted class, float64 `(n,)`: with a softmax, a probability.
+    """
+
+    index: np.ndarray
+    actual: np.ndarray
+    predicted: np.ndarray
+    confidence: np.ndarray
+
+
+def misclassified(
+    model, x: np.ndarray, y: np.ndarray, limit: int | None = 25, *, batch_size: int = 256
+) -> Misclassified:
+    """Find images that the model puts into the wrong class.
+
+    Args:
+        model: a Keras model, or anything whose `predict(x, batch_size=…, verbose=0)` returns `(N, classes)`.
+        x: the images `(N, …)` as the model takes them.
+        y: their classes, integers `(N,)`.
+        limit: how many to return at most; None returns all.
+        batch_size: images that are read at a time.
+
+    Returns:
+        A `Misclassified`, at most `limit` long; empty where every image is read right.
+
+    Raises:
+        ValueError: labels that do not fit to images or outputs, a negative limit, outputs that hold NaN.
+
+    Example:
+        >>> class Always7:
+        ...     def predict(self, x, **options):
+        ...         return np.tile(np.eye(10)[7], (len(x), 1))
+        >>> misclassified(Always7(), np.zeros((3, 28, 28, 1)), np.array([7, 1, 7])).index
+        array([1])
+    """
+    x, y = np.asarray(x), np.asarray(y)
+    if y.ndim != 1 or y.dtype.kind not in "ui" or len(y) == 0 or len(x) != len(y):
+        raise ValueError(
+            f"y is {y.dtype} {y.shape} for {len(x)} images, expected one integer class for each; "
+            "one-hot labels: y.argmax(axis=1)"
+        )
+    if limit is not None and (not isinstance(limit, int) or limit < 0):
+        raise ValueError(f"limit={limit!r} must be a whole number of at least 0, or None")
+    outputs = np.asarray(model.predict(x, batch_size=batch_size, verbose=0), np.float64)
+    if outputs.ndim != 2 or len(outputs) != len(y) or not np.isfinite(outputs).all():
+        raise ValueError(f"the model returns {outputs.shape}, expected finite numbers ({len(y)}, classes)")
+    if y.min() < 0 or y.max() >= outputs.shape[1]:
+        raise ValueError(
+            f"y goes from {y.min()} to {y.max()}, but the model knows {outputs.shape[1]} classes"
+        )
+    predicted = outputs.argmax(axis=1)
+    confidence = outputs.max(axis=1)
+    wrong = np.flatnonzero(predicted != y)
+    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:limit]
+    return Misclassified(wrong, y[wrong].astype(np.int64), predicted[wrong], confidence[wrong])

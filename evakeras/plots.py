@@ -7,14 +7,14 @@ This file works alone: copy it into an assignment and `import plots`. It needs M
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-__all__ = ["COLORS", "histograms", "image_grid", "learning_curves", "surface"]
+__all__ = ["COLORS", "histograms", "image_grid", "learning_curves", "misclassified_grid", "surface"]
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette: told apart by readers with any kind of colour vision."""
@@ -65,8 +65,10 @@ def image_grid(
     columns = min(columns or math.ceil(math.sqrt(2 * len(images))), len(images))
     rows = math.ceil(len(images) / columns)
     shape = images[0].shape
-    width = max(min(1.6, 9 / columns), 0.08 * max(len(str(text)) for text in titles))
-    height = width * shape[0] / shape[1] + 0.25 * any(titles)
+    longest = max(len(line) for text in titles for line in str(text).split("\n"))
+    width = max(min(1.6, 9 / columns), 0.08 * longest)
+    lines = max(str(text).count("\n") + 1 for text in titles)
+    height = width * shape[0] / shape[1] + 0.25 * lines * any(titles)
     figure, axes = _subplots(rows, columns, (width * columns, height * rows + 0.35 * bool(title)))
     for ax in axes:
         ax.axis("off")
@@ -78,6 +80,55 @@ def image_grid(
         ax.remove()
     figure.suptitle(title)
     return _finished(figure)
+
+
+def misclassified_grid(
+    images: Iterable[np.ndarray],
+    actual: Sequence[int],
+    predicted: Sequence[int],
+    *,
+    class_names: Sequence | None = None,
+    columns: int | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Draw images that a model misread, each under its actual and its predicted class.
+
+    Args:
+        images: as for `image_grid`.
+        actual, predicted: one class per image, integers from 0.
+        class_names: the name of each class; None shows the numbers.
+        columns: images per row; None chooses about as many columns as rows.
+        title: text above the grid.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: as for `image_grid`; classes that do not match the images or the names.
+
+    Example:
+        >>> figure = misclassified_grid(np.zeros((1, 8, 8)), [4], [9])
+        >>> figure.axes[0].get_title()
+        'actual 4\\npredicted 9'
+    """
+    images = list(images)
+    actual, predicted = np.asarray(actual), np.asarray(predicted)
+    if not len(images) == len(actual) == len(predicted):
+        raise ValueError(f"{len(images)} images, {len(actual)} actual and {len(predicted)} predicted classes")
+    named = [
+        f"actual {_class_name(a, class_names)}\npredicted {_class_name(p, class_names)}"
+        for a, p in zip(actual, predicted, strict=True)
+    ]
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    return image_grid(images, named, columns=columns, title=title)
+
+
+def _class_name(number, class_names):
+    if class_names is None:
+        return number
+    if not 0 <= number < len(class_names):
+        raise ValueError(f"class {number} has no name among {len(class_names)} class_names")
+    return class_names[number]
 
 
 def histograms(

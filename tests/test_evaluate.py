@@ -10,7 +10,7 @@ from conftest import readable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evakeras.evaluate import gap, summarize
+from evakeras.evaluate import gap, misclassified, summarize
 
 accuracies = st.floats(0, 1)
 HISTORY = {"accuracy": [0.90, 0.99], "val_accuracy": [0.92, 0.95], "loss": [0.3, 0.1]}
@@ -87,3 +87,63 @@ def test_summary_reads_as_percent():
 def test_summary_refuses_what_is_not_a_list_of_finite_numbers(values):
     with pytest.raises(ValueError, match="values"):
         summarize(values)
+
+
+class Table:
+    """A model that looks its outputs up: the images are row numbers."""
+
+    def __init__(self, outputs):
+        self.outputs = np.asarray(outputs)
+
+    def predict(self, x, batch_size, verbose):
+        parts = [self.outputs[x[i : i + batch_size]] for i in range(0, len(x), batch_size)]
+        return np.concatenate(parts)
+
+
+OUTPUTS = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.3, 0.7]])
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=30), st.randoms(use_true_random=False))
+def test_misclassified_finds_exactly_the_wrong_ones_and_the_surest_first(rows, random):
+    labels = np.array([random.randint(0, 1) for _ in rows])
+    found = misclassified(Table(OUTPUTS), np.array(rows), labels, limit=None, batch_size=7)
+    wrong = [i for i, row in enumerate(rows) if int(OUTPUTS[row][1] > 0.5) != labels[i]]
+    assert sorted(found.index) == wrong
+    assert list(found.actual) == [labels[i] for i in found.index]
+    assert list(found.predicted) == [1 - labels[i] for i in found.index]
+    assert list(found.confidence) == sorted((max(OUTPUTS[rows[i]]) for i in wrong), reverse=True)
+
+
+def test_misclassified_keeps_to_the_limit_and_may_be_empty():
+    x, wrong = np.arange(4), np.array([1, 0, 1, 0])
+    assert list(misclassified(Table(OUTPUTS), x, wrong, limit=2).index) == [0, 1]
+    assert [len(part) for part in misclassified(Table(OUTPUTS), x, 1 - wrong)] == [0, 0, 0, 0]
+
+
+def test_misclassified_reads_a_keras_model():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Softmax()])
+    found = misclassified(model, OUTPUTS.astype("float32"), np.array([1, 1, 1, 1]))
+    assert list(found.index) == [0, 2]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"y": np.eye(2)[[0, 1, 0, 1]]}, "argmax"),
+        ({"y": np.array([0.0, 1.0, 0.0, 1.0])}, "float64"),
+        ({"y": np.array([0, 1, 0])}, "4 images"),
+        ({"x": np.arange(0), "y": np.arange(0)}, "0 images"),
+        ({"y": np.array([0, 1, 2, 1])}, "knows 2 classes"),
+        ({"y": np.array([0, 1, -1, 1])}, "from -1"),
+        ({"limit": -1}, "limit=-1"),
+        ({"limit": 2.5}, "limit=2.5"),
+        ({"model": Table(OUTPUTS * np.nan)}, "finite"),
+        ({"model": Table(OUTPUTS[:, 0])}, "classes"),
+    ],
+    ids=["one-hot", "float labels", "too few labels", "empty", "unknown class", "negative class",
+         "negative limit", "half a limit", "NaN", "one output"],
+)  # fmt: skip
+def test_misclassified_refuses_bad_input(changes, message):
+    arguments = {"model": Table(OUTPUTS), "x": np.arange(4), "y": np.array([1, 0, 1, 0]), **changes}
+    with pytest.raises(ValueError, match=message):
+        misclassified(**arguments)

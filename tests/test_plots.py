@@ -117,6 +117,30 @@ def test_grid_refuses_bad_input(arguments, message):
 # Histograms
 
 
+def test_misclassified_grid_names_both_classes_of_each_image():
+    images = np.zeros((2, 4, 4, 1), np.uint8)
+    figure = plots.misclassified_grid(images, [0, 1], [1, 0], class_names=["cat", "dog"], title="t")
+    assert [ax.get_title() for ax in figure.axes] == [
+        "actual cat\npredicted dog",
+        "actual dog\npredicted cat",
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"actual": [0]}, "2 images, 1 actual"),
+        ({"predicted": [0, 1, 1]}, "3 predicted"),
+        ({"class_names": ["only"]}, "class 1 has no name"),
+        ({"images": [], "actual": [], "predicted": []}, "empty"),
+    ],
+)
+def test_misclassified_grid_refuses_bad_input(arguments, message):
+    images = np.zeros((2, 4, 4), np.uint8)
+    with pytest.raises(ValueError, match=message):
+        plots.misclassified_grid(**{"images": images, "actual": [0, 1], "predicted": [1, 0], **arguments})
+
+
 def test_histograms_count_every_value_of_every_array():
     values = {"few": np.arange(10), "many": np.random.default_rng(0).normal(size=(50, 3))}
     figure = plots.histograms(values, bins=8, xlabel="brightness")
