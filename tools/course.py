@@ -43,7 +43,7 @@ def main():
             failed.append(file.stem)
             print(indented(error), flush=True)
         elif options.in_place:
-            keep_cover(notebook, file)
+            keep_pictures(notebook, file)
             nbformat.write(notebook, file)
         if file.parent == NOTEBOOKS:
             nbformat.write(notebook, options.folder / file.name)
@@ -169,14 +169,16 @@ def figures(notebook, tag=None):
                     yield output.data["image/png"].replace("\n", "")
 
 
-def keep_cover(notebook, file):
-    """Put the figure tagged "cover" into the first cell and into assets/, where the README shows it."""
-    picture = next(figures(notebook, "cover"), None)
-    if picture is None:
-        return
-    if COVER in notebook.cells[0].source:
-        notebook.cells[0].attachments = {"cover.png": {"image/png": picture}}
-    (ROOT / "assets" / f"{file.stem[:2]}-cover.png").write_bytes(base64.b64decode(picture))
+def keep_pictures(notebook, file):
+    """Put the figure tagged "cover" into the first cell, and it and those tagged "asset-…" into assets/."""
+    cover = next(figures(notebook, "cover"), None)
+    if cover and COVER in notebook.cells[0].source:
+        notebook.cells[0].attachments = {"cover.png": {"image/png": cover}}
+    tags = {tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])}
+    for tag in ("cover", *sorted(tag for tag in tags if tag.startswith("asset-"))):
+        for picture in figures(notebook, tag):
+            name = f"{file.stem[:2]}-{tag.removeprefix('asset-')}.png"
+            (ROOT / "assets" / name).write_bytes(base64.b64decode(picture))
 
 
 def with_pictures_inside(notebook):
