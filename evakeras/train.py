@@ -1,27 +1,32 @@
 """Train models and keep what came out: one run, or a study of several variants and seeds.
 
 A run lives in a folder of its own. A finished run is read back, an interrupted one goes on after its last
-finished epoch, and a folder that was made with another configuration is refused.
+finished epoch, and a folder that was made with another configuration is refused. Beside it: a one-cycle
+learning-rate schedule, and a test that shows which learning rates a model bears.
 
-This file works alone: copy it into an assignment and `import train`. It needs Keras 3, NumPy and tqdm.
+This file works alone: copy it into an assignment and `import train`. It needs Keras 3, NumPy, tqdm and
+filelock.
 """
 
 import hashlib
 import json
+import math
 import operator
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import keras
 import numpy as np
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-__all__ = ["Run", "run", "study"]
+__all__ = ["LearningRateRangeTest", "OneCycle", "Run", "run", "study"]
 
 
 @dataclass
@@ -62,15 +67,18 @@ def run(
     batch_size: int = 128,
     validation_data: tuple | None = None,
     keep_epochs: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    strategy=None,
     name: str | None = None,
     progress: tqdm | None = None,
 ) -> Run:
     """Train one model and keep its history and weights in `folder`.
 
     The order of the images and the numbers behind Dropout and random layers depend on `seed` and the epoch
-    alone, so that on a CPU an interrupted run that goes on ends with the same bits as one in one piece.
-    Keras is reset before (`clear_session`, `set_random_seed`). A run is known by its configuration and first
-    weights: custom layers, losses and schedules must be registered and have a `get_config` that tells all.
+    alone, so that on a CPU a run that was interrupted (Ctrl-C, a killed process, a lost machine) and goes on
+    ends with the same bits as one in one piece. Keras is reset before (`clear_session`, `set_random_seed`).
+    A run is known by its configuration, first weights, data and the versions of Keras, its backend and NumPy:
+    custom layers, losses and schedules must be registered and have a `get_config` that tells all.
 
     Args:
         build: function without arguments that returns a compiled model.
@@ -81,6 +89,11 @@ def run(
         batch_size: images per step; the last, smaller batch is used too.
         validation_data: `(x, y)` to measure after each epoch, or None.
         keep_epochs: keep the model after every epoch, not only after the last.
+        callbacks: Keras callbacks that remember nothing from one epoch to the next: every epoch is a `fit` of
+            its own. They are known by their class and their simple attributes.
+        strategy: a `tf.distribute.Strategy` to build and train the model in; `batch_size` is split over its
+            replicas. Give batch normalization `synchronized=True`, else each replica has its own statistics.
+            On JAX call `keras.distribution.set_distribution` before, instead.
         name: what to call the run in the progress bar and the result; None takes the folder's name.
         progress: a `tqdm` bar to advance by one per epoch; None makes one where someone can see it.
 
@@ -90,6 +103,8 @@ def run(
     Raises:
         ValueError: bad arguments, or `folder` holds a run of another configuration; the message says what
             differs. Nothing in the folder is changed.
+        RuntimeError: another process is training in `folder`.
+        OSError: the model could not be written, on a full disk, say; the epoch before it is kept.
 
     Example:
         >>> import tempfile
@@ -104,7 +119,7 @@ def run(
         >>> again.read_back, again.history == first.history
         (True, True)
     """
-    plan = _plan(x, y, epochs, batch_size, validation_data, keep_epochs)
+    plan = _plan(x, y, epochs, batch_size, validation_data, keep_epochs, callbacks, strategy)
     folder = Path(folder)
     bar = _bar(epochs) if progress is None else progress
     try:
@@ -125,6 +140,8 @@ def study(
     batch_size: int = 128,
     validation_data: tuple | None = None,
     keep_epochs: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    strategy=None,
 ) -> dict[str, list[Run]]:
     """Train every variant with every seed, one progress bar for all; finished runs are read back.
 
@@ -132,13 +149,13 @@ def study(
         variants: dict from a name to a function that returns a compiled model.
         seeds: integers; each variant is trained once with each.
         folder: each run is kept in `folder/<name>-seed<seed>`.
-        x, y, epochs, batch_size, validation_data, keep_epochs: as for `run`.
+        x, y, epochs, batch_size, validation_data, keep_epochs, callbacks, strategy: as for `run`.
 
     Returns:
         Dict from each variant's name to its list of `Run`s, one per seed.
 
     Raises:
-        ValueError: as for `run`, or no variants or seeds.
+        ValueError, RuntimeError, OSError: as for `run`, or no variants or seeds.
 
     Example:
         >>> import tempfile
@@ -160,7 +177,7 @@ def study(
     for name in variants:
         if not isinstance(name, str) or not name or "/" in name or "\\" in name or name.startswith("."):
             raise ValueError(f"variants: {name!r} cannot name a folder; expected text without slashes")
-    plan = _plan(x, y, epochs, batch_size, validation_data, keep_epochs)
+    plan = _plan(x, y, epochs, batch_size, validation_data, keep_epochs, callbacks, strategy)
     jobs = [(name, seed) for name in variants for seed in seeds]
     runs = {name: [] for name in variants}
     with _bar(epochs * len(jobs)) as bar:
@@ -182,10 +199,13 @@ class _Plan(NamedTuple):
     batch_size: int
     validation_data: tuple | None
     keep_epochs: bool
+    callbacks: list
+    callback_configurations: list
+    strategy: object
     fingerprint: list
 
 
-def _plan(x, y, epochs, batch_size, validation_data, keep_epochs):
+def _plan(x, y, epochs, batch_size, validation_data, keep_epochs, callbacks, strategy):
     for what, value in (("epochs", epochs), ("batch_size", batch_size)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{what}={value!r} must be a whole number of at least 1")
@@ -194,35 +214,75 @@ def _plan(x, y, epochs, batch_size, validation_data, keep_epochs):
     if validation_data is not None:
         validation_data = _check_pair("validation_data", validation_data)
         arrays += validation_data
-    return _Plan(x, y, epochs, batch_size, validation_data, keep_epochs, [_fingerprint(a) for a in arrays])
+    if strategy is not None and not hasattr(strategy, "scope"):
+        raise ValueError(f"strategy={strategy!r} must be a tf.distribute.Strategy or None")
+    fingerprint = [_fingerprint(array) for array in arrays]
+    callbacks = _check_callbacks(callbacks)
+    known = [_callback_configuration(callback) for callback in callbacks]
+    return _Plan(
+        x, y, epochs, batch_size, validation_data, keep_epochs, callbacks, known, strategy, fingerprint
+    )
 
 
 def _run(build, plan, folder, seed, name, bar):
     bar.set_description(f"{name} seed {seed}")
     keras.utils.clear_session()  # so that the names of layers do not depend on what was built before
     keras.utils.set_random_seed(seed)
-    model = build()
+    with plan.strategy.scope() if plan.strategy else nullcontext():
+        model = build()
     config = _configuration(model, plan, seed)
     state = _read_state(folder, config)
-    result = Run(name, seed, state["history"], state["seconds"], folder)
+    if len(state["seconds"]) < plan.epochs:
+        with _locked(folder):
+            state = _read_state(folder, config)  # again: another process may have gone on in the meantime
+            if len(state["seconds"]) < plan.epochs:
+                result = Run(name, seed, state["history"], state["seconds"], folder)
+                _train(model, plan, result, config, bar)
+                return result
+    return _read_back(plan, folder, seed, name, state, bar)
+
+
+def _read_back(plan, folder, seed, name, state, bar):
+    _check_model_file(folder, plan.epochs)
+    if not plan.keep_epochs:  # the run may have been cut off just before it tidied up
+        _remove_older(folder, plan.epochs)
+    _skip(bar, plan.epochs)
+    return Run(name, seed, state["history"], state["seconds"], folder, read_back=True)
+
+
+def _train(model, plan, result, config, bar):
+    """The epochs that are still to be done, each kept as soon as it is finished."""
     done = len(result.seconds)
-    bar.update(done)
-    if done == plan.epochs:
-        if not plan.keep_epochs:  # the run may have been cut off just before it tidied up
-            _remove_older(folder, done)
-        result.read_back = True
-        return result
+    _skip(bar, done)
     if done:
-        model = keras.saving.load_model(_model_file(folder, done))
+        _check_model_file(result.folder, done)
+        with plan.strategy.scope() if plan.strategy else nullcontext():
+            model = keras.saving.load_model(_model_file(result.folder, done))
     for epoch in range(done, plan.epochs):
-        logs, seconds = _train_epoch(model, plan, seed, epoch)
+        logs, seconds = _train_epoch(model, plan, result.seed, epoch)
         result.seconds.append(seconds)
         for metric, values in logs.items():
             result.history.setdefault(metric, []).append(float(values[0]))
         _keep(model, result, config, plan.keep_epochs)
         bar.update()
         bar.set_postfix({k: f"{v[-1]:.4f}" for k, v in result.history.items() if "acc" in k})
-    return result
+
+
+@contextmanager
+def _locked(folder):
+    """Let no other process into the folder. The lock ends with the process, also when it is killed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RuntimeError(
+            f"{folder}: another process is training here; wait for it, stop it, or choose another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _train_epoch(model, plan, seed, epoch):
@@ -242,6 +302,7 @@ def _train_epoch(model, plan, seed, epoch):
         initial_epoch=epoch,
         epochs=epoch + 1,
         validation_data=plan.validation_data,
+        callbacks=list(plan.callbacks),
     )
     return fitted.history, time.perf_counter() - start
 
@@ -260,7 +321,8 @@ def _keep(model, result, config, keep_epochs):
 
 def _remove_older(folder, epoch):
     for older in range(1, epoch):
-        _model_file(folder, older).unlink(missing_ok=True)
+        if _model_file(folder, older).exists():  # a read-only disk refuses to remove even what is not there
+            _model_file(folder, older).unlink(missing_ok=True)
 
 
 def _write(path, write):
@@ -268,6 +330,8 @@ def _write(path, write):
     draft = path.with_name(f"draft-{path.name}")
     try:
         write(draft)
+        with open(draft, "rb+") as file:
+            os.fsync(file.fileno())  # on the disk before it gets its name, should the machine go down
         os.replace(draft, path)
     except OSError as error:  # a full disk, say: what was there before stays
         draft.unlink(missing_ok=True)
@@ -282,8 +346,8 @@ def _model_file(folder, epoch):
 
 def _configuration(model, plan, seed):
     """All that decides the result of a run, as plain JSON."""
-    if not getattr(model, "compiled", False):
-        raise ValueError("build must return a compiled model; call model.compile(...) in it")
+    _check_model(model)
+    backend = keras.backend.backend()
     config = {
         "epochs": plan.epochs,
         "seed": seed,
@@ -293,10 +357,61 @@ def _configuration(model, plan, seed):
         "compile": model.get_compile_config(),
         "initial_weights": _hash(*model.get_weights()),
         "data": plan.fingerprint,
+        "callbacks": plan.callback_configurations,
+        "strategy": _strategy_name(plan.strategy),
         "keras": keras.__version__,
-        "backend": keras.backend.backend(),
+        "backend": f"{backend} {getattr(sys.modules.get(backend), '__version__', '')}".strip(),
+        "numpy": ".".join(np.__version__.split(".")[:2]),  # the order of the images comes from it
     }
     return json.loads(json.dumps(config, default=str))
+
+
+def _check_model(model):
+    if not getattr(model, "compiled", False):
+        raise ValueError("build must return a compiled model; call model.compile(...) in it")
+    if not model.built:
+        raise ValueError("build must return a model that knows its input: begin it with keras.Input(...)")
+    if getattr(_inner(model.optimizer), "use_ema", False):
+        raise ValueError(
+            "the optimizer's use_ema would replace the weights after each epoch, since every epoch is a fit "
+            "of its own; average the models that keep_epochs=True keeps instead"
+        )
+
+
+def _inner(optimizer):
+    """The optimizer that has the settings, in mixed precision inside another that scales the loss."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+_FORGETFUL = (
+    keras.callbacks.EarlyStopping,
+    keras.callbacks.ReduceLROnPlateau,
+    keras.callbacks.BackupAndRestore,
+)
+
+
+def _check_callbacks(callbacks):
+    for callback in callbacks:
+        if not isinstance(callback, keras.callbacks.Callback):
+            raise ValueError(f"callbacks: {callback!r} is not a keras.callbacks.Callback object")
+        if isinstance(callback, (*_FORGETFUL, LearningRateRangeTest)):
+            raise ValueError(
+                f"callbacks: {type(callback).__name__} counts over epochs and would begin anew with each, "
+                "since every epoch is a fit of its own; use it in a plain fit"
+            )
+    return list(callbacks)
+
+
+def _callback_configuration(callback):
+    """Class and simple attributes; what Keras sets itself during a fit is left out."""
+    simple = {k: v for k, v in vars(callback).items() if isinstance(v, (bool, int, float, str))}
+    return {"class": type(callback).__name__, **{k: v for k, v in simple.items() if not k.startswith("_")}}
+
+
+def _strategy_name(strategy):
+    if strategy is None:
+        return None
+    return f"{type(strategy).__name__} with {strategy.num_replicas_in_sync} replicas"
 
 
 def _read_state(folder, config):
@@ -317,9 +432,15 @@ def _read_state(folder, config):
             f"{folder} holds a run of another configuration: {'; '.join(differences[:5])}. "
             "Choose another folder, or delete this one"
         )
-    if done > config["epochs"] or not _model_file(folder, done).exists():
-        raise ValueError(f"{folder} is damaged: no model after epoch {done}; delete it to train anew")
+    if done > config["epochs"]:
+        raise ValueError(f"{file} is damaged: {done} epochs in it; delete the folder to train anew")
     return state
+
+
+def _check_model_file(folder, done):
+    """Look for the model only under the lock or of a finished run: else another process may remove it."""
+    if not _model_file(folder, done).exists():
+        raise ValueError(f"{folder} is damaged: no model after epoch {done}; delete it to train anew")
 
 
 def _differences(old, new, path=""):
@@ -364,6 +485,15 @@ def _check_pair(what, pair):
     return images, labels
 
 
+def _skip(bar, epochs):
+    """Advance the bar by epochs that were found: they say nothing of the time that the others will take."""
+    if not bar.disable:
+        bar.initial += epochs
+        bar.last_print_n += epochs
+        bar.n += epochs
+        bar.refresh()
+
+
 def _count(n, noun):
     return f"{n} {noun}{'s' * (n != 1)}"
 
@@ -372,3 +502,150 @@ def _bar(total):
     """A progress bar where someone can see it: a terminal or a notebook."""
     seen = sys.stderr.isatty() or "ipykernel" in sys.modules
     return tqdm(total=total, unit="epoch", disable=not seen, leave=False, dynamic_ncols=True, mininterval=0.5)
+
+
+@keras.saving.register_keras_serializable(package="evakeras")
+class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
+    """Learning rate that rises to a peak and falls to almost nothing, along two halves of a cosine.
+
+    With p the peak, w = warmup · steps and c(t) = (1 + cos πt) / 2, which goes from 1 to 0:
+    step s ≤ w has the rate start + (p − start) · (1 − c(s / w)), later ones
+    end + (p − end) · c((s − w) / (steps − w)), where start = p / start_divisor, end = start / end_divisor.
+    The momentum stays as it is; Smith's policy lowers it while the rate is high.
+
+    Args:
+        peak: the highest rate, above 0; a tenth of where `LearningRateRangeTest` diverges is a good guess.
+        steps: batches of the whole training, at least 2; after them the rate stays at `end`.
+        warmup: fraction of the steps that rise, in (0, 1).
+        start_divisor: peak / first rate, at least 1.
+        end_divisor: first rate / last rate, at least 1.
+
+    Raises:
+        ValueError: an argument outside its range.
+
+    Example:
+        >>> schedule = OneCycle(peak=0.01, steps=100)
+        >>> [round(float(schedule(step)), 6) for step in (0, 15, 30, 65, 100)]
+        [0.0004, 0.0052, 0.01, 0.005, 0.0]
+
+    Reference:
+        Smith, Topin: Super-convergence, 2019 (arXiv:1708.07120).
+    """
+
+    def __init__(self, peak, steps, *, warmup=0.3, start_divisor=25.0, end_divisor=1e4):
+        super().__init__()
+        self.peak, self.steps, self.warmup = float(peak), operator.index(steps), float(warmup)
+        self.start_divisor, self.end_divisor = float(start_divisor), float(end_divisor)
+        if not (0 < self.peak < math.inf and self.steps >= 2 and 0 < self.warmup < 1):
+            raise ValueError(
+                f"peak={peak} must be above 0, steps={steps} at least 2, warmup={warmup} in (0, 1)"
+            )
+        if not (1 <= self.start_divisor < math.inf and 1 <= self.end_divisor < math.inf):
+            raise ValueError(
+                f"start_divisor={start_divisor} and end_divisor={end_divisor} must be at least 1"
+            )
+
+    def __call__(self, step):
+        step, rise = keras.ops.cast(step, "float32"), self.warmup * self.steps
+        start = self.peak / self.start_divisor
+        end = start / self.end_divisor
+        rising = self.peak + (start - self.peak) * _half_cosine(step / rise)
+        falling = end + (self.peak - end) * _half_cosine((step - rise) / (self.steps - rise))
+        return keras.ops.where(step < rise, rising, falling)
+
+    def get_config(self):
+        names = ("peak", "steps", "warmup", "start_divisor", "end_divisor")
+        return {name: getattr(self, name) for name in names}
+
+
+def _half_cosine(t):
+    """From 1 at t = 0 to 0 at t = 1 and after."""
+    return (1 + keras.ops.cos(math.pi * keras.ops.clip(t, 0.0, 1.0))) / 2
+
+
+class LearningRateRangeTest(keras.callbacks.Callback):
+    """Raise the learning rate exponentially, batch by batch of a `fit`, and note what becomes of the loss.
+
+    The test ends the fit by itself and leaves model, optimizer and rate as they were before (a fit that an
+    error or Ctrl-C ends does not). After it, `history` maps "learning_rate", "loss" and each compiled metric
+    to one float per batch, each measured on that batch alone.
+
+    Args:
+        low, high: first and last rate, 0 < low < high.
+        steps: number of batches, at least 2; give `fit` enough epochs for them.
+        stop_factor: end early when the loss is not finite or exceeds this multiple (above 1) of the lowest
+            so far; None goes on to the end whatever happens.
+
+    Raises:
+        ValueError: an argument outside its range; during `fit`: too few batches, or an optimizer whose rate
+            is a schedule.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, "softmax")])
+        >>> model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        >>> x, y = np.random.rand(64, 4).astype("float32"), np.arange(64) % 2
+        >>> test = LearningRateRangeTest(low=1e-4, high=1.0, steps=5)
+        >>> _ = model.fit(x, y, batch_size=16, epochs=2, verbose=0, callbacks=[test])
+        >>> [round(rate, 6) for rate in test.history["learning_rate"]]
+        [0.0001, 0.001, 0.01, 0.1, 1.0]
+
+    Reference:
+        Smith: Cyclical learning rates for training neural networks, 2017 (arXiv:1506.01186).
+    """
+
+    def __init__(self, low=1e-5, high=10.0, steps=200, *, stop_factor=4.0):
+        super().__init__()
+        self.low, self.high, self.steps = float(low), float(high), operator.index(steps)
+        self.stop_factor = math.inf if stop_factor is None else float(stop_factor)
+        if not (0 < self.low < self.high < math.inf and self.steps >= 2 and self.stop_factor > 1):
+            raise ValueError(
+                f"low={low} and high={high} must be above 0 and rise, steps={steps} at least 2, "
+                f"stop_factor={stop_factor} above 1 or None"
+            )
+        self.history = {}
+
+    def suggest(self):
+        """A tenth of the rate at which the smoothed loss was lowest: fast, at a distance from the edge."""
+        if not self.history:
+            raise ValueError("the test has not run yet: pass it to fit(..., callbacks=[test])")
+        smoothed, best = 0.0, (math.inf, self.low)
+        pairs = zip(self.history["learning_rate"], self.history["loss"], strict=True)
+        for step, (rate, loss) in enumerate(pairs, 1):
+            smoothed = 0.9 * smoothed + 0.1 * loss  # as Adam does, with the same correction of the start
+            best = min(best, (smoothed / (1 - 0.9**step), rate))
+        return best[1] / 10
+
+    def on_train_begin(self, logs=None):
+        optimizer, batches = self.model.optimizer, self.params["steps"]
+        if isinstance(_inner(optimizer).get_config()["learning_rate"], dict):
+            raise ValueError(
+                "the optimizer's learning rate is a schedule; compile with a number for this test"
+            )
+        if batches is not None and batches * self.params["epochs"] < self.steps:
+            needed = math.ceil(self.steps / batches)
+            raise ValueError(
+                f"steps={self.steps} need {needed} epochs of {batches} batches: fit(epochs={needed})"
+            )
+        optimizer.build(self.model.trainable_variables)
+        self._variables = self.model.variables + optimizer.variables
+        self._before = [keras.ops.convert_to_numpy(variable) for variable in self._variables]
+        self.history = {"learning_rate": []}
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.model.reset_metrics()  # Keras reports averages since the last reset: now that of one batch
+        exponent = len(self.history["learning_rate"]) / (self.steps - 1)
+        rate = self.low * (self.high / self.low) ** exponent
+        self.model.optimizer.learning_rate = rate
+        self.history["learning_rate"].append(rate)
+
+    def on_train_batch_end(self, batch, logs=None):
+        for name, value in logs.items():
+            self.history.setdefault(name, []).append(float(value))
+        losses = self.history["loss"]
+        lost = not losses[-1] <= self.stop_factor * min(losses)  # NaN too
+        if len(losses) == self.steps or (lost and self.stop_factor < math.inf):
+            self.model.stop_training = True
+
+    def on_train_end(self, logs=None):
+        for variable, value in zip(self._variables, self._before, strict=True):
+            variable.assign(value)
