@@ -9,6 +9,7 @@ filelock.
 """
 
 import hashlib
+import inspect
 import json
 import math
 import operator
@@ -90,7 +91,7 @@ def run(
         validation_data: `(x, y)` to measure after each epoch, or None.
         keep_epochs: keep the model after every epoch, not only after the last.
         callbacks: Keras callbacks that remember nothing from one epoch to the next: every epoch is a `fit` of
-            its own. They are known by their class and their simple attributes.
+            its own. They are known by their class and those arguments that are numbers or text.
         strategy: a `tf.distribute.Strategy` to build and train the model in; `batch_size` is split over its
             replicas. Give batch normalization `synchronized=True`, else each replica has its own statistics.
             On JAX call `keras.distribution.set_distribution` before, instead.
@@ -103,7 +104,7 @@ def run(
     Raises:
         ValueError: bad arguments, or `folder` holds a run of another configuration; the message says what
             differs. Nothing in the folder is changed.
-        RuntimeError: another process is training in `folder`.
+        RuntimeError: another process is training in `folder`, or a callback stopped the training.
         OSError: the model could not be written, on a full disk, say; the epoch before it is kept.
 
     Example:
@@ -260,6 +261,10 @@ def _train(model, plan, result, config, bar):
             model = keras.saving.load_model(_model_file(result.folder, done))
     for epoch in range(done, plan.epochs):
         logs, seconds = _train_epoch(model, plan, result.seed, epoch)
+        if model.stop_training:
+            raise RuntimeError(
+                f"{result.folder}: a callback stopped the training in epoch {epoch + 1}, which is not kept"
+            )
         result.seconds.append(seconds)
         for metric, values in logs.items():
             result.history.setdefault(metric, []).append(float(values[0]))
@@ -387,6 +392,8 @@ _FORGETFUL = (
     keras.callbacks.EarlyStopping,
     keras.callbacks.ReduceLROnPlateau,
     keras.callbacks.BackupAndRestore,
+    keras.callbacks.CSVLogger,
+    keras.callbacks.ModelCheckpoint,
 )
 
 
@@ -396,16 +403,17 @@ def _check_callbacks(callbacks):
             raise ValueError(f"callbacks: {callback!r} is not a keras.callbacks.Callback object")
         if isinstance(callback, (*_FORGETFUL, LearningRateRangeTest)):
             raise ValueError(
-                f"callbacks: {type(callback).__name__} counts over epochs and would begin anew with each, "
+                f"callbacks: {type(callback).__name__} remembers epochs and would begin anew with each, "
                 "since every epoch is a fit of its own; use it in a plain fit"
             )
     return list(callbacks)
 
 
 def _callback_configuration(callback):
-    """Class and simple attributes; what Keras sets itself during a fit is left out."""
-    simple = {k: v for k, v in vars(callback).items() if isinstance(v, (bool, int, float, str))}
-    return {"class": type(callback).__name__, **{k: v for k, v in simple.items() if not k.startswith("_")}}
+    """Class and simple attributes that are arguments of it; what changes during a fit is left out."""
+    values = {name: getattr(callback, name, None) for name in inspect.signature(type(callback)).parameters}
+    simple = {k: v for k, v in values.items() if isinstance(v, (bool, int, float, str))}
+    return {"class": type(callback).__name__, **simple}
 
 
 def _strategy_name(strategy):
@@ -586,7 +594,7 @@ class LearningRateRangeTest(keras.callbacks.Callback):
         >>> x, y = np.random.rand(64, 4).astype("float32"), np.arange(64) % 2
         >>> test = LearningRateRangeTest(low=1e-4, high=1.0, steps=5)
         >>> _ = model.fit(x, y, batch_size=16, epochs=2, verbose=0, callbacks=[test])
-        >>> [round(rate, 6) for rate in test.history["learning_rate"]]
+        >>> [float(f"{rate:.6g}") for rate in test.history["learning_rate"]]
         [0.0001, 0.001, 0.01, 0.1, 1.0]
 
     Reference:
@@ -613,6 +621,8 @@ class LearningRateRangeTest(keras.callbacks.Callback):
         for step, (rate, loss) in enumerate(pairs, 1):
             smoothed = 0.9 * smoothed + 0.1 * loss  # as Adam does, with the same correction of the start
             best = min(best, (smoothed / (1 - 0.9**step), rate))
+        if not math.isfinite(best[0]):
+            raise ValueError("no loss of the test was finite: look at the data and the model")
         return best[1] / 10
 
     def on_train_begin(self, logs=None):
@@ -642,7 +652,8 @@ class LearningRateRangeTest(keras.callbacks.Callback):
         for name, value in logs.items():
             self.history.setdefault(name, []).append(float(value))
         losses = self.history["loss"]
-        lost = not losses[-1] <= self.stop_factor * min(losses)  # NaN too
+        limit = min(losses) + (self.stop_factor - 1) * abs(min(losses))  # a loss may be negative
+        lost = not losses[-1] <= limit  # NaN too
         if len(losses) == self.steps or (lost and self.stop_factor < math.inf):
             self.model.stop_training = True
 

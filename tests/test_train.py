@@ -1,9 +1,10 @@
 """A run ends with the same bits however often it was cut off, and never mixes two configurations."""
 
+import errno
+import io
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import keras
 import numpy as np
 import pytest
 from conftest import readable
+from filelock import FileLock
 from keras import layers
+from tqdm import tqdm
 
 from evakeras import train
 
-HERE = Path(__file__).parent
 RNG = np.random.default_rng(0)
 X, Y = RNG.random((40, 6, 6, 1), dtype=np.float32), RNG.integers(0, 3, 40)
 VALIDATION = (RNG.random((10, 6, 6, 1), dtype=np.float32), RNG.integers(0, 3, 10))
@@ -39,10 +41,10 @@ def make(units=5, rate=0.01, dropout=0.3, loss="sparse_categorical_crossentropy"
     return model
 
 
-def make_tiny(units=3):
-    """A model that is quick to build, for what does not depend on the layers."""
+def make_tiny(units=3, optimizer="sgd"):
+    """A model that is quick to build and not traced, for what does not depend on the layers."""
     model = keras.Sequential([keras.Input((6, 6, 1)), layers.Flatten(), layers.Dense(units, "softmax")])
-    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.compile(optimizer, "sparse_categorical_crossentropy", run_eagerly=True)
     return model
 
 
@@ -65,7 +67,8 @@ def assert_same_bits(found, expected):
 
 
 def snapshot(folder):
-    return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+    """What the files of a run hold; that of the lock comes and goes as it likes."""
+    return {file.name: file.read_bytes() for file in Path(folder).iterdir() if file.name != ".lock"}
 
 
 @pytest.fixture(scope="module")
@@ -79,20 +82,23 @@ def copied(whole, tmp_path):
     return Path(shutil.copytree(whole.folder, tmp_path / "whole"))
 
 
-class Bar:
-    """A progress bar that presses Ctrl-C after some epochs."""
+class Bar(tqdm):
+    """A progress bar that nobody sees and that presses Ctrl-C after some epochs."""
 
     def __init__(self, stop_after=None):
-        self.done, self.stop_after = 0, stop_after
+        super().__init__(total=EPOCHS, file=io.StringIO())
+        self.stop_after = stop_after
 
-    def update(self, epochs=1):
-        self.done += epochs
-        if self.done == self.stop_after:
+    def update(self, n=1):
+        super().update(n)
+        if self.n == self.stop_after:
             raise KeyboardInterrupt
 
-    def set_description(self, *_, **__): ...
 
-    def set_postfix(self, *_, **__): ...
+def interrupt(folder, build=make, **changes):
+    """Train one epoch, then Ctrl-C."""
+    with pytest.raises(KeyboardInterrupt):
+        go(folder, build, progress=Bar(stop_after=1), **changes)
 
 
 def interrupt_call(monkeypatch, owner, name, number):
@@ -169,7 +175,7 @@ def test_finished_run_is_read_back_and_not_trained_again(whole, monkeypatch):
     interrupt_call(monkeypatch, keras.Model, "fit", number=1)
     bar = Bar()
     again = go(whole.folder, progress=bar)
-    assert again.read_back and bar.done == EPOCHS
+    assert again.read_back and bar.initial == bar.n == EPOCHS
     assert_same_bits(again, whole)
     assert again.seconds == whole.seconds
     assert snapshot(whole.folder) == before
@@ -192,11 +198,11 @@ def test_run_without_validation_data_has_no_validation_metrics(tmp_path):
 
 
 def test_run_interrupted_between_epochs_ends_with_the_same_bits(whole, tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        go(tmp_path, progress=Bar(stop_after=1))
+    interrupt(tmp_path)
     bar = Bar()
     resumed = go(tmp_path, progress=bar)
-    assert not resumed.read_back and bar.done == EPOCHS
+    assert not resumed.read_back and bar.n == EPOCHS
+    assert bar.initial == 1  # the time that remains is told from the epochs trained now
     assert_same_bits(resumed, whole)
     assert sorted(snapshot(tmp_path)) == sorted(snapshot(whole.folder))
 
@@ -215,36 +221,210 @@ def test_run_interrupted_while_writing_ends_with_the_same_bits(owner, name, numb
     assert sorted(snapshot(tmp_path)) == sorted(snapshot(whole.folder))
 
 
-KILLED = """
-import os, signal, sys
-sys.path[:0] = sys.argv[2:]
-import test_train
-
-original, calls = os.replace, []
-def replace(*args):
-    calls.append(args)
-    if len(calls) == 3:  # the model of the second epoch is written, but not yet in its place
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(*args)
-os.replace = replace
-test_train.go(sys.argv[1])
-"""
-
-
-def test_killed_process_is_continued_by_another_with_the_same_bits(whole, tmp_path):
-    paths = [str(HERE), str(HERE.parent)]
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), *paths], capture_output=True)
-    assert killed.returncode == -9, killed.stderr.decode()[-2000:]
-    assert len(json.loads((tmp_path / "state.json").read_text())["seconds"]) == 1
-    assert_same_bits(go(tmp_path), whole)
-
-
 def test_unfinished_drafts_are_ignored(whole, tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        go(tmp_path, progress=Bar(stop_after=1))
+    interrupt(tmp_path)
     for name in ("draft-epoch-02.keras", "draft-state.json", "epoch-02.keras"):
         (tmp_path / name).write_bytes(b"cut off in the middle")
     assert_same_bits(go(tmp_path), whole)
+
+
+@pytest.mark.parametrize(
+    "rate, callbacks",
+    [
+        (lambda: train.OneCycle(0.1, steps=3 * EPOCHS), list),
+        (
+            lambda: 0.1,
+            lambda: [keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / (epoch + 2))],
+        ),
+    ],
+    ids=["one cycle", "scheduler"],
+)
+def test_learning_rate_goes_on_where_the_run_was_interrupted(rate, callbacks, tmp_path):
+    def build():
+        return make_tiny(optimizer=keras.optimizers.Adam(rate()))
+
+    constant = go(tmp_path / "constant", lambda: make_tiny(optimizer=keras.optimizers.Adam(0.1)))
+    whole = go(tmp_path / "whole", build, callbacks=callbacks())
+    interrupt(tmp_path / "cut", build, callbacks=callbacks())
+    assert_same_bits(go(tmp_path / "cut", build, callbacks=callbacks()), whole)
+    assert not np.array_equal(bits(whole)[0], bits(constant)[0])
+
+
+# Progress
+
+
+class Stream(io.StringIO):
+    def __init__(self, terminal):
+        super().__init__()
+        self.terminal = terminal
+
+    def isatty(self):
+        return self.terminal
+
+
+@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "file"])
+def test_progress_is_shown_where_someone_can_see_it(terminal, tmp_path, monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    monkeypatch.setattr(sys, "stderr", Stream(terminal))
+    go(tmp_path / "some name", make_tiny, epochs=1)
+    shown = sys.stderr.getvalue()
+    assert ("some name seed 3" in shown and "1/1" in shown) if terminal else shown == ""
+    assert capsys.readouterr().out == ""
+
+
+def test_progress_of_a_study_counts_the_epochs_of_all_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stderr", Stream(terminal=True))
+    study(tmp_path, {"a": make_tiny}, seeds=(1,), epochs=2)
+    study(tmp_path, {"a": make_tiny}, seeds=(1, 2), epochs=2)
+    assert "2/2" in sys.stderr.getvalue() and "4/4" in sys.stderr.getvalue()
+
+
+# Callbacks
+
+
+class Noted(keras.callbacks.Callback):
+    """Notes the epochs that it was told of; `factor` stands for a setting."""
+
+    def __init__(self, factor=1.0):
+        super().__init__()
+        self.factor, self.begun, self.ended = factor, [], []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.begun.append(epoch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.ended.append((epoch, logs["loss"], logs["val_loss"]))
+
+
+def test_callbacks_are_told_of_every_epoch_once(tmp_path):
+    first, second, third = Noted(), Noted(), Noted()
+    interrupt(tmp_path, make_tiny, callbacks=[first])
+    result = go(tmp_path, make_tiny, callbacks=(second,))  # any sequence will do
+    go(tmp_path, make_tiny, callbacks=[third])
+    assert (first.begun, second.begun, third.begun) == ([0], [1, 2], [])
+    losses = zip(range(EPOCHS), result.history["loss"], result.history["val_loss"], strict=True)
+    assert first.ended + second.ended == list(losses)
+
+
+def test_callbacks_may_be_used_again(tmp_path, capfd):
+    noted = Noted()
+    interrupt(tmp_path, make_tiny, callbacks=[noted])
+    go(tmp_path, make_tiny, callbacks=[noted])
+    assert go(tmp_path, make_tiny, callbacks=[noted]).read_back
+    assert noted.begun == [0, 1, 2]
+    study(tmp_path / "study", {"a": make_tiny}, callbacks=[noted], validation_data=VALIDATION)
+    assert noted.begun == [0, 1, 2, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "callbacks, message",
+    [
+        (lambda: [Noted(2.0)], r"callbacks\[0\]\.factor was 1\.0, is now 2\.0"),
+        (lambda: [keras.callbacks.LearningRateScheduler(abs)], r"callbacks\[0\]\.class was 'Noted'"),
+        (lambda: [Noted(), Noted()], "callbacks was"),
+        (lambda: [], "callbacks was"),
+    ],
+    ids=["attribute", "class", "more", "none"],
+)
+def test_changed_callbacks_are_refused(callbacks, message, tmp_path):
+    interrupt(tmp_path, make_tiny, callbacks=[Noted()])
+    before = snapshot(tmp_path)
+    with pytest.raises(ValueError, match=f"another configuration: .*{message}"):
+        go(tmp_path, make_tiny, callbacks=callbacks())
+    assert snapshot(tmp_path) == before
+
+
+class Patient(keras.callbacks.EarlyStopping):
+    pass
+
+
+@pytest.mark.parametrize(
+    "callback, message",
+    [
+        (lambda: keras.callbacks.EarlyStopping(), "EarlyStopping remembers epochs"),
+        (lambda: Patient(), "Patient remembers epochs"),
+        (lambda: keras.callbacks.ReduceLROnPlateau(), "ReduceLROnPlateau"),
+        (lambda: keras.callbacks.BackupAndRestore("backup"), "BackupAndRestore"),
+        (lambda: keras.callbacks.CSVLogger("log.csv"), "CSVLogger"),
+        (lambda: keras.callbacks.ModelCheckpoint("best.keras"), "ModelCheckpoint"),
+        (lambda: train.LearningRateRangeTest(), "LearningRateRangeTest"),
+        (lambda: Noted, "not a keras.callbacks.Callback object"),
+        (lambda: "EarlyStopping", "not a keras.callbacks.Callback object"),
+        (lambda: None, "not a keras.callbacks.Callback object"),
+    ],
+    ids=[
+        "early stopping",
+        "its subclass",
+        "plateau",
+        "backup",
+        "log",
+        "checkpoint",
+        "range test",
+        "class",
+        "text",
+        "none",
+    ],
+)
+def test_callbacks_that_cannot_work_are_refused(callback, message, tmp_path):
+    with pytest.raises(ValueError, match=f"callbacks: .*{message}"):
+        go(tmp_path / "new", make_tiny, callbacks=[Noted(), callback()])
+    with pytest.raises(ValueError, match=f"callbacks: .*{message}"):
+        study(tmp_path / "new", callbacks=[callback()])
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_callback_that_stops_the_training_ends_the_run_and_keeps_the_epochs_before(tmp_path):
+    class Stopper(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = epoch == 1
+
+    with pytest.raises(RuntimeError, match="stopped the training in epoch 2"):
+        go(tmp_path, make_tiny, callbacks=[Stopper()])
+    assert list(snapshot(tmp_path)) and len(json.loads((tmp_path / "state.json").read_text())["seconds"]) == 1
+
+
+# Locks
+
+
+def test_finished_run_is_read_back_while_another_holds_the_lock(whole, copied):
+    with FileLock(copied / ".lock", timeout=0):
+        again = go(copied)
+    assert again.read_back
+    assert_same_bits(again, whole)
+
+
+def test_finished_run_is_read_back_without_writing(whole, copied, monkeypatch):
+    def refuse(*_, **__):  # what a read-only file system says, also of files that do not exist
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    (copied / ".lock").unlink()
+    with monkeypatch.context() as patch:
+        for name in ("unlink", "remove", "replace", "mkdir"):
+            patch.setattr(os, name, refuse)
+        again = go(copied)
+    assert again.read_back and again.history == whole.history
+    assert sorted(file.name for file in copied.iterdir()) == sorted(snapshot(whole.folder))
+
+
+def test_run_that_another_process_finishes_in_the_meantime_is_read_back(whole, tmp_path, monkeypatch):
+    interrupt(tmp_path)
+    original = Path.read_text
+
+    def read_text(path, *args, **kwargs):
+        text = original(path, *args, **kwargs)
+        if path == tmp_path / "state.json" and (tmp_path / "epoch-01.keras").exists():
+            for name, content in snapshot(whole.folder).items():  # the other process comes to its end
+                (tmp_path / name).write_bytes(content)
+            (tmp_path / "epoch-01.keras").unlink()
+        return text
+
+    bar = Bar()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", read_text)
+        interrupt_call(patch, keras.Model, "fit", number=1)
+        result = go(tmp_path, progress=bar)
+    assert result.read_back and bar.n == bar.initial == EPOCHS
+    assert_same_bits(result, whole)
 
 
 # Other configurations, damaged files
@@ -280,14 +460,48 @@ def test_changed_configuration_is_refused_and_nothing_changed(changes, message, 
 
 
 def test_changed_configuration_is_refused_for_an_unfinished_run_too(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        go(tmp_path, make_tiny, progress=Bar(stop_after=1))
+    interrupt(tmp_path, make_tiny)
     with pytest.raises(ValueError, match="seed was 3, is now 4"):
         go(tmp_path, make_tiny, seed=4)
 
 
 def without(key, state):
     return {k: v for k, v in state.items() if k != key}
+
+
+@pytest.mark.parametrize(
+    "owner, name, value, message",
+    [
+        (keras, "__version__", "3.0.0", f"keras was '{keras.__version__}', is now '3.0.0'"),
+        (np, "__version__", "9.8.7", r"numpy was '\d+\.\d+', is now '9\.8'"),
+        (sys.modules[keras.backend.backend()], "__version__", "0.1.2", "backend was '.*', is now '.* 0.1.2'"),
+    ],
+    ids=["keras", "numpy", "backend"],
+)
+def test_other_versions_are_refused_by_name(owner, name, value, message, whole, monkeypatch):
+    monkeypatch.setattr(owner, name, value)
+    with pytest.raises(ValueError, match=f"another configuration: {message}"):
+        go(whole.folder)
+
+
+def test_another_patch_of_numpy_is_the_same_configuration(whole, monkeypatch):
+    monkeypatch.setattr(np, "__version__", ".".join(np.__version__.split(".")[:2]) + ".999")
+    assert go(whole.folder).read_back
+
+
+def test_missing_model_is_refused(copied):
+    (copied / f"epoch-{EPOCHS:02d}.keras").unlink()
+    before = snapshot(copied)
+    with pytest.raises(ValueError, match=f"is damaged: no model after epoch {EPOCHS}"):
+        go(copied)
+    assert snapshot(copied) == before
+
+
+def test_missing_model_of_an_unfinished_run_is_refused(tmp_path):
+    interrupt(tmp_path, make_tiny)
+    (tmp_path / "epoch-01.keras").unlink()
+    with pytest.raises(ValueError, match="is damaged: no model after epoch 1"):
+        go(tmp_path, make_tiny)
 
 
 @pytest.mark.parametrize(
@@ -317,6 +531,16 @@ def test_damaged_state_is_refused_by_name(damage, copied):
     assert snapshot(copied) == before
 
 
+def average(**settings):
+    return keras.optimizers.SGD(use_ema=True, **settings)
+
+
+def make_without_input():
+    model = keras.Sequential([layers.Flatten(), layers.Dense(3, "softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    return model
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
@@ -324,6 +548,11 @@ def test_damaged_state_is_refused_by_name(damage, copied):
         ({"epochs": -1}, "epochs=-1"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"build": lambda: keras.Sequential([keras.Input((6, 6, 1)), layers.Flatten()])}, "compile"),
+        ({"build": lambda: make_tiny(optimizer=average())}, "use_ema"),
+        ({"build": lambda: make_tiny(optimizer=average(ema_overwrite_frequency=2))}, "use_ema"),
+        ({"build": lambda: make_tiny(optimizer=keras.optimizers.LossScaleOptimizer(average()))}, "use_ema"),
+        ({"build": make_without_input}, "keras.Input"),
+        ({"strategy": "mirrored"}, "strategy='mirrored'"),
         ({"x": X[:0], "y": Y[:0]}, "x and y"),
         ({"y": Y[:-1]}, "x and y"),
         ({"y": np.array(1)}, "x and y"),
@@ -334,8 +563,9 @@ def test_damaged_state_is_refused_by_name(damage, copied):
         ({"validation_data": (X,)}, "validation_data"),
         ({"validation_data": (X * np.nan, Y)}, "validation_data.*NaN"),
     ],
-    ids=["no epochs", "negative epochs", "empty batches", "not compiled", "no images", "few labels",
-         "one label", "NaN", "infinity", "few validation labels", "no validation images",
+    ids=["no epochs", "negative epochs", "empty batches", "not compiled", "moving average of weights",
+         "one that overwrites", "one inside another optimizer", "no input", "strategy", "no images",
+         "few labels", "one label", "NaN", "infinity", "few validation labels", "no validation images",
          "validation without labels", "NaN in validation"],
 )  # fmt: skip
 def test_bad_arguments_are_refused_before_anything_is_written(changes, message, tmp_path):
