@@ -1,20 +1,29 @@
-"""Bring images to a common scale: statistics, min-max, equalization, standardization.
+"""Bring images, and what networks make of them, to a common scale.
+
+Statistics, min-max, equalization and standardization of images; batch normalization by hand, and folded away.
 
 This file works alone: copy it into an assignment and `import normalize`. It needs Keras 3 and NumPy.
 """
 
+import copy
 import math
+from collections import Counter
 from collections.abc import Iterable
 from fractions import Fraction
 from typing import NamedTuple
 
 import keras
 import numpy as np
+from keras import layers
 from numpy.typing import ArrayLike
 
 __all__ = [
+    "BatchNormCache",
     "ImageStatistics",
+    "batch_norm",
+    "batch_norm_backward",
     "equalize",
+    "fold_batch_norm",
     "image_statistics",
     "min_max",
     "standardization_layer",
@@ -258,6 +267,290 @@ def standardization_layer(statistics: ImageStatistics) -> keras.layers.Normaliza
     """
     mean, std = _check_moments(statistics.mean, statistics.std, np.size(statistics.mean))
     return keras.layers.Normalization(mean=mean, variance=std**2)
+
+
+class BatchNormCache(NamedTuple):
+    """What `batch_norm` keeps for the way back, all float64.
+
+    `normalized` is x̂, of the shape of x; `std` is √(σ² + ε) and `gamma` the scale, both `(C,)`.
+    """
+
+    normalized: np.ndarray
+    std: np.ndarray
+    gamma: np.ndarray
+
+
+def batch_norm(
+    x: ArrayLike, gamma: ArrayLike, beta: ArrayLike, epsilon: float = 1e-3
+) -> tuple[np.ndarray, BatchNormCache]:
+    """Normalize each channel over everything else, then scale and shift it: batch normalization in training.
+
+    x̂ = (x − μ) / √(σ² + ε) and y = γ·x̂ + β, with the mean μ and the population variance σ² of each channel
+    over all axes but the last. Computed in float64.
+
+    Args:
+        x: array of rank 2 or more, channels last, such as `(N, C)` or `(N, H, W, C)`; real numbers.
+        gamma, beta: scale and shift, `(C,)` each.
+        epsilon: above 0; keeps a constant channel from dividing by 0. The default is that of Keras.
+
+    Returns:
+        `(y, cache)`: y of the shape of x, float64 if x is, else float32; a `BatchNormCache` for
+        `batch_norm_backward`.
+
+    Raises:
+        ValueError: wrong rank or shape, no real numbers, empty, NaN or infinity, epsilon not above 0.
+
+    Example:
+        >>> y, _ = batch_norm([[1.0, 10.0], [3.0, 30.0]], gamma=[1, 2], beta=[0, 5], epsilon=1e-9)
+        >>> y.round(3)
+        array([[-1.,  3.],
+               [ 1.,  7.]])
+
+    Reference:
+        Ioffe, Szegedy: Batch normalization, 2015, https://arxiv.org/abs/1502.03167, algorithm 1.
+    """
+    x = _check_real("x", x)
+    if x.ndim < 2:
+        raise ValueError(f"x has shape {x.shape}, expected rank 2 or more, the last axis the channels")
+    gamma, beta = (
+        _check_real(name, value, x.shape[-1:]).astype(np.float64)
+        for name, value in (("gamma", gamma), ("beta", beta))
+    )
+    if not (isinstance(epsilon, (int, float, np.number)) and 0 < epsilon < math.inf):
+        raise ValueError(f"epsilon={epsilon!r} must be a number above 0")
+    axes = tuple(range(x.ndim - 1))
+    with np.errstate(over="ignore", invalid="ignore"):
+        centred = x - x.mean(axes, dtype=np.float64)
+        std = np.sqrt((centred**2).mean(axes) + epsilon)
+        normalized = centred / std
+        y = gamma * normalized + beta
+    if not np.isfinite(std).all():
+        raise ValueError("x: the values are too large for their variance to fit into float64")
+    return _as_given(y, x), BatchNormCache(normalized, std, gamma)
+
+
+def batch_norm_backward(dy: ArrayLike, cache: BatchNormCache) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Carry a gradient back through `batch_norm`, with the formula worked out and simplified on paper.
+
+    With means over all axes but the last: dγ = Σ dy·x̂, dβ = Σ dy, dx̂ = γ·dy and
+    dx = (dx̂ − mean(dx̂) − x̂·mean(dx̂·x̂)) / √(σ² + ε). Computed in float64.
+
+    Args:
+        dy: gradient of the loss with respect to y, of its shape.
+        cache: what `batch_norm` returned beside y.
+
+    Returns:
+        `(dx, dgamma, dbeta)`: the gradients with respect to x, of its shape, and to gamma and beta, `(C,)`;
+        float64 if dy is, else float32.
+
+    Raises:
+        ValueError: cache from elsewhere, dy of another shape, no real numbers, NaN or infinity.
+
+    Example:
+        >>> _, cache = batch_norm([[1.0], [2.0], [6.0]], gamma=[1], beta=[0])
+        >>> dx, dgamma, dbeta = batch_norm_backward([[1.0], [1.0], [1.0]], cache)
+        >>> bool(np.abs(dx).max() < 1e-12), dbeta  # shifting all x alike changes nothing
+        (True, array([3.]))
+    """
+    if not isinstance(cache, BatchNormCache):
+        raise ValueError(f"cache is a {type(cache).__name__}, expected the BatchNormCache from batch_norm")
+    dy = _check_real("dy", dy, cache.normalized.shape)
+    normalized, std, gamma = cache
+    axes = tuple(range(dy.ndim - 1))
+    with np.errstate(over="ignore", invalid="ignore"):
+        dgamma, dbeta = (dy * normalized).sum(axes), dy.sum(axes, dtype=np.float64)
+        dn = gamma * dy
+        dx = (dn - dn.mean(axes) - normalized * (dn * normalized).mean(axes)) / std
+    return _as_given(dx, dy), _as_given(dgamma, dy), _as_given(dbeta, dy)
+
+
+def _check_real(name, value, shape=None):
+    """A finite array of real numbers, not empty, of `shape` if one is given."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise ValueError(f"{name} is a masked array; masks are not supported: fill it first")
+    value = np.asarray(value)
+    if value.dtype.kind not in "uif":
+        raise ValueError(f"{name} has dtype {value.dtype}, expected real numbers")
+    if shape is not None and value.shape != shape:
+        raise ValueError(f"{name} has shape {value.shape}, expected {shape}")
+    if value.size == 0 or not np.isfinite(value).all():
+        raise ValueError(f"{name} of shape {value.shape} is empty or holds NaN or infinity")
+    return value
+
+
+def _as_given(result, array):
+    """float64 for a float64 array, else float32."""
+    with np.errstate(over="ignore"):
+        result = result.astype(np.float64 if array.dtype == np.float64 else np.float32)
+    if not np.isfinite(result).all():
+        raise ValueError(f"the result does not fit into {result.dtype}: the values are too large")
+    return result
+
+
+def fold_batch_norm(model: keras.Model) -> keras.Model:
+    """Fold batch normalization into the layer before it: the same predictions with fewer layers.
+
+    After training γ·(x − m)/√(v + ε) + β, with the moving mean m and variance v, is a fixed straight line,
+    and so is a convolution or dense layer without activation. With s = γ/√(v + ε) the kernel becomes k·s and
+    the bias (b − m)·s + β.
+
+    Only a normalization that directly follows a linear convolution (plain, transposed, depthwise, separable)
+    or dense layer can be folded. It stays where an activation comes between, as in convolution + ReLU →
+    normalization; where something else reads the convolution too; where one of the two layers is called more
+    than once, normalizes another axis than the channels, or is quantized.
+
+    Args:
+        model: a built `Sequential` or functional model, models nested in it included. Custom layers must be
+            registered with Keras. The model stays as it is.
+
+    Returns:
+        A new model, not compiled. It predicts the same; trained further it goes another way, without the
+        normalizations that were folded.
+
+    Raises:
+        ValueError: not such a model, or nothing in it can be folded; the message says why.
+
+    Example:
+        >>> model = keras.Sequential([
+        ...     keras.Input((28, 28, 1)),
+        ...     keras.layers.Conv2D(8, 3, use_bias=False),
+        ...     keras.layers.BatchNormalization(),
+        ...     keras.layers.ReLU(),
+        ... ])
+        >>> [type(layer).__name__ for layer in fold_batch_norm(model).layers]
+        ['Conv2D', 'ReLU']
+
+    Reference:
+        Jacob and others: Quantization and training of neural networks for efficient integer-arithmetic-only
+        inference, 2018, https://arxiv.org/abs/1712.05877, section 3.2.
+    """
+    if not _is_graph(model):
+        raise ValueError(f"model={model!r} must be a built Sequential or functional Keras model")
+    left = []
+    folded, count = _fold(model, left)
+    if not count:
+        why = "; ".join(left[:4]) + ("; …" if len(left) > 4 else "") or "it has no batch normalization"
+        raise ValueError(f"model {model.name!r}: nothing can be folded: {why}")
+    return folded
+
+
+def _is_graph(model):
+    """Whether the graph of layers is all there is to a model: no `call` of its own."""
+    return (
+        isinstance(model, keras.Model)
+        and bool(getattr(model, "inputs", None))
+        and type(model).call.__module__.startswith("keras.")
+    )
+
+
+def _fold(model, left):
+    """A folded copy and the number of normalizations folded; `left` gathers why others were not."""
+    sequential = isinstance(model, keras.Sequential)
+    # A view on the same layers, not compiled, so that neither is the clone.
+    view = keras.Model(*((model.inputs, model.outputs) if sequential else (model.input, model.output)))
+    partner, removed = {}, set()
+    for norm, before, obstacle in _normalizations(view):
+        if obstacle:
+            left.append(f"{norm.name!r} {obstacle}")
+        else:
+            partner[id(before)] = norm
+            removed.add(id(norm))
+    count, gone = len(removed), keras.layers.Identity()
+
+    def copied(layer):
+        nonlocal count
+        if id(layer) in removed:
+            return gone
+        if id(layer) in partner:
+            return _folded_layer(layer, partner[id(layer)])
+        if _is_graph(layer):
+            inner, more = _fold(layer, left)
+            count += more
+            return inner
+        if isinstance(layer, keras.layers.Layer):
+            return copy.deepcopy(layer)  # with all its state: weights, statistics, vocabularies
+        return type(layer).from_config(layer.get_config())  # an operation, such as +
+
+    def called(layer, *args, **kwargs):
+        if layer is gone:
+            return args[0] if args else kwargs["inputs"]
+        return layer(*args, **kwargs)
+
+    if sequential:
+        first = model.inputs[0]
+        start = keras.Input(batch_shape=first.shape, dtype=first.dtype, name=first.name)
+        rest = [copied(layer) for layer in model.layers if id(layer) not in removed]
+        return keras.Sequential([start, *rest], name=model.name), count
+    clone = keras.models.clone_model(view, clone_function=copied, call_function=called)
+    clone.name = model.name
+    return clone, count
+
+
+def _normalizations(view):
+    """Each batch normalization, the layer it reads, and why the two cannot be folded (None: they can)."""
+    # Not asked of the layers themselves, which also know of their calls in other models.
+    by_depth = view._nodes_by_depth
+    nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+    calls = Counter(id(node.operation) for node in nodes)
+    readers = Counter(id(tensor) for node in nodes for tensor in node.input_tensors)
+    readers.update(id(tensor) for tensor in view.outputs)
+    makers = {id(tensor): node.operation for node in nodes for tensor in node.outputs}
+    for node in nodes:
+        norm = node.operation
+        if isinstance(norm, keras.layers.BatchNormalization):
+            tensor = node.input_tensors[0]
+            before = makers[id(tensor)]
+            obstacle = _obstacle(norm, before, len(tensor.shape))
+            if calls[id(norm)] > 1 or calls[id(before)] > 1:
+                obstacle = obstacle or f"or {before.name!r} is called more than once"
+            elif readers[id(tensor)] > 1:
+                obstacle = obstacle or f"is not alone in reading {before.name!r}"
+            elif node.arguments.kwargs.get("training"):
+                obstacle = obstacle or "is called with training=True"
+            yield norm, before, obstacle
+
+
+_PLAIN = (layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D)
+_SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
+_TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
+_DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
+
+
+def _obstacle(norm, before, rank):
+    """Why a normalization cannot be folded into the layer before it, from the two alone."""
+    if type(before) not in _PLAIN + _SEPARABLE + _TRANSPOSED + _DEPTHWISE:
+        return f"follows {before.name!r}, a {type(before).__name__}"
+    if before.activation not in (None, keras.activations.linear):
+        return f"comes after the activation of {before.name!r}"
+    first = getattr(before, "data_format", None) == "channels_first"
+    if norm.axis % rank != (1 if first else rank - 1):
+        return f"normalizes axis {norm.axis}, not the channels of {before.name!r}"
+    plain = not getattr(before, "lora_enabled", False) and not getattr(before, "quantization_mode", None)
+    if not plain or before.compute_dtype != norm.compute_dtype or type(norm) is not layers.BatchNormalization:
+        return f"and {before.name!r} are quantized, adapted, subclassed, or differ in precision"
+    return None
+
+
+def _folded_layer(layer, norm):
+    """A new layer that does what `layer` and then `norm` do."""
+    folded = type(layer).from_config(layer.get_config() | {"use_bias": True})
+    folded.build_from_config(layer.get_build_config())
+    weights = [weight.astype(np.float64) for weight in layer.get_weights()]
+    bias = weights.pop() if layer.use_bias else 0.0
+    mean, variance = (
+        keras.ops.convert_to_numpy(v).astype(np.float64) for v in (norm.moving_mean, norm.moving_variance)
+    )
+    gamma = keras.ops.convert_to_numpy(norm.gamma).astype(np.float64) if norm.scale else 1.0
+    beta = keras.ops.convert_to_numpy(norm.beta).astype(np.float64) if norm.center else 0.0
+    scale = gamma / np.sqrt(variance + norm.epsilon)
+    if type(layer) in _DEPTHWISE:  # (…, channels, multiplier)
+        weights[-1] *= scale.reshape(weights[-1].shape[-2:])
+    elif type(layer) in _TRANSPOSED:  # (…, out, in)
+        weights[-1] *= scale[:, np.newaxis]
+    else:
+        weights[-1] *= scale
+    folded.set_weights([*weights, (bias - mean) * scale + beta])
+    return folded
 
 
 def _by_chunks(images, function):
