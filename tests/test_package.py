@@ -18,13 +18,15 @@ PACKAGE = Path(evakeras.__file__).parent
 MODULES = sorted(file.stem for file in PACKAGE.glob("*.py") if not file.stem.startswith("__"))
 PUBLIC = {
     "data": ["ImageDataset", "batches", "load_cifar10", "load_digits", "load_mnist", "load_photo"],
-    "evaluate": ["gap", "summarize"],
+    "evaluate": ["gap", "misclassified", "summarize"],
     "models": ["PROGRESSION", "build", "receptive_field"],
     "normalize": [
-        "ImageStatistics", "equalize", "image_statistics", "min_max", "standardization_layer", "standardize",
+        "BatchNormCache", "ImageStatistics", "batch_norm", "batch_norm_backward", "equalize",
+        "fold_batch_norm", "image_statistics", "min_max", "standardization_layer", "standardize",
     ],
-    "plots": ["histograms", "image_grid", "learning_curves", "surface"],
-    "train": ["run", "study"],
+    "plots": ["histograms", "image_grid", "learning_curves", "misclassified_grid", "surface"],
+    "regularizers": ["ProximalL1", "add_kernel_regularizer", "dropout", "penalty", "prune", "sparsity"],
+    "train": ["LearningRateRangeTest", "OneCycle", "Run", "run", "study"],
 }  # fmt: skip
 
 
@@ -40,7 +42,7 @@ def public_names(module):
 
 
 def test_importing_the_package_loads_nothing_heavy(tmp_path):
-    heavy = {"keras", "tensorflow", "numpy", "matplotlib", "sklearn", "scipy", "PIL", "tqdm"}
+    heavy = {"keras", "tensorflow", "numpy", "matplotlib", "sklearn", "scipy", "PIL", "tqdm", "filelock"}
     code = f"import sys, evakeras; print(evakeras.__version__, sorted({heavy} & set(sys.modules)))"
     done = python(code, tmp_path, PYTHONPATH=str(PACKAGE.parent))
     assert done.stdout.split(maxsplit=1) == [evakeras.__version__, "[]\n"], done.stderr
