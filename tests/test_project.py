@@ -86,7 +86,13 @@ class TestSession:
         assert (file.parent / "solutions" / file.name).is_file()
 
     def test_shows_each_of_its_claims_in_a_tagged_cell(self, file):
-        wanted = {"03": [f"P{n:02}" for n in range(1, 13)], "04": [f"N{n:02}" for n in range(1, 9)]}
+        wanted = {
+            "03": [f"P{n:02}" for n in range(1, 13)],
+            "04": [f"N{n:02}" for n in range(1, 9)],
+            "05": [f"B{n:02}" for n in range(1, 14)],
+            "06": [f"R{n:02}" for n in range(1, 10)],
+            "07": ["R10"],
+        }
         cells = nbformat.read(file, 4).cells
         tags = {tag for cell in cells if cell.cell_type == "code" for tag in cell.metadata.get("tags", [])}
         prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
