@@ -229,7 +229,7 @@ def _run(build, plan, folder, seed, name, bar):
     bar.set_description(f"{name} seed {seed}")
     keras.utils.clear_session()  # so that the names of layers do not depend on what was built before
     keras.utils.set_random_seed(seed)
-    with plan.strategy.scope() if plan.strategy else nullcontext():
+    with _scope(plan.strategy):
         model = build()
     config = _configuration(model, plan, seed)
     state = _read_state(folder, config)
@@ -257,7 +257,7 @@ def _train(model, plan, result, config, bar):
     _skip(bar, done)
     if done:
         _check_model_file(result.folder, done)
-        with plan.strategy.scope() if plan.strategy else nullcontext():
+        with _scope(plan.strategy):
             model = keras.saving.load_model(_model_file(result.folder, done))
     for epoch in range(done, plan.epochs):
         logs, seconds = _train_epoch(model, plan, result.seed, epoch)
@@ -314,7 +314,6 @@ def _train_epoch(model, plan, seed, epoch):
 
 def _keep(model, result, config, keep_epochs):
     """Write the model, then the state that names it: a run cut off in between goes on from the one before."""
-    result.folder.mkdir(parents=True, exist_ok=True)
     done = len(result.seconds)
     _write(_model_file(result.folder, done), model.save)
     state = {"history": result.history, "seconds": result.seconds, "configuration": config}
@@ -414,6 +413,10 @@ def _callback_configuration(callback):
     values = {name: getattr(callback, name, None) for name in inspect.signature(type(callback)).parameters}
     simple = {k: v for k, v in values.items() if isinstance(v, (bool, int, float, str))}
     return {"class": type(callback).__name__, **simple}
+
+
+def _scope(strategy):
+    return nullcontext() if strategy is None else strategy.scope()
 
 
 def _strategy_name(strategy):
