@@ -35,6 +35,13 @@ def readable(value):
     return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test starts from the same seed, so that it gives the same result alone and among the others."""
+    if "keras" in sys.modules:
+        sys.modules["keras"].utils.set_random_seed(0)
+
+
 def _data_file(name):
     folder = os.environ.get("EVAKERAS_DATA")
     if not folder or not (Path(folder) / name).is_file():

@@ -410,7 +410,8 @@ def test_proximal_l1_finds_the_lasso_of_scikit_learn(strength):
 def test_one_step_is_a_gradient_step_and_a_soft_threshold():
     x, y = regression()
     model = dense_model(1, inputs=12)
-    w = model.layers[0].kernel.numpy()
+    w = np.linspace(-0.4, 0.4, 12, dtype="float32")[:, None]  # not left to chance: a zero must come of it
+    model.layers[0].kernel.assign(w)
     model.compile(keras.optimizers.SGD(0.05), half_mse)
     model.fit(x, y, batch_size=len(x), verbose=0, callbacks=[ProximalL1(2.0)])
     gradient = x.T @ (x @ w - y) / len(x)
