@@ -24,8 +24,11 @@ VALIDATION = (RNG.random((10, 6, 6, 1), dtype=np.float32), RNG.integers(0, 3, 10
 EPOCHS = 3
 
 
-def make(units=5, rate=0.01, dropout=0.3, loss="sparse_categorical_crossentropy"):
-    """A small model with all that makes resuming hard: dropout, a random layer, moving averages, Adam."""
+def make(units=5, rate=0.01, dropout=0.3, loss="sparse_categorical_crossentropy", run_eagerly=True):
+    """A small model with all that makes resuming hard: dropout, a random layer, moving averages, Adam.
+
+    Eager, since tracing takes longer than these few images.
+    """
     model = keras.Sequential(
         [
             keras.Input((6, 6, 1)),
@@ -37,12 +40,17 @@ def make(units=5, rate=0.01, dropout=0.3, loss="sparse_categorical_crossentropy"
             layers.Dense(3, "softmax"),
         ]
     )
-    model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
+    model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"], run_eagerly=run_eagerly)
     return model
 
 
+def make_traced():
+    """The same as a graph, which is how models are trained."""
+    return make(run_eagerly=False)
+
+
 def make_tiny(units=3, optimizer="sgd"):
-    """A model that is quick to build and not traced, for what does not depend on the layers."""
+    """A model that is quick to build, for what does not depend on the layers."""
     model = keras.Sequential([keras.Input((6, 6, 1)), layers.Flatten(), layers.Dense(units, "softmax")])
     model.compile(optimizer, "sparse_categorical_crossentropy", run_eagerly=True)
     return model
@@ -205,6 +213,11 @@ def test_run_interrupted_between_epochs_ends_with_the_same_bits(whole, tmp_path)
     assert bar.initial == 1  # the time that remains is told from the epochs trained now
     assert_same_bits(resumed, whole)
     assert sorted(snapshot(tmp_path)) == sorted(snapshot(whole.folder))
+
+
+def test_run_of_a_graph_interrupted_between_epochs_ends_with_the_same_bits(tmp_path):
+    interrupt(tmp_path / "cut", make_traced)
+    assert_same_bits(go(tmp_path / "cut", make_traced), go(tmp_path / "whole", make_traced))
 
 
 @pytest.mark.parametrize(

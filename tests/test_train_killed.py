@@ -111,15 +111,7 @@ class Tell(keras.callbacks.Callback):
         self._told = True
 
 
-def make_eager():
-    """The model that makes resuming hard. Eager, since tracing takes longer than these few images."""
-    model = make()
-    loss = "sparse_categorical_crossentropy"
-    model.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"], run_eagerly=True)
-    return model
-
-
-def go(pipe, folder, build=make_eager, wait_in=None, **changes):
+def go(pipe, folder, build=make, wait_in=None, **changes):
     settings = {"epochs": EPOCHS, "seed": 3, "batch_size": 16, "validation_data": VALIDATION, **changes}
     return train.run(build, X, Y, folder=folder, callbacks=[Tell(pipe, wait_in)], **settings)
 
