@@ -216,7 +216,7 @@ def learning_curves(
         split: {name: _stack(name, runs, prefix[split] + metric) for name, runs in histories.items()}
         for split in splits
     }
-    figure, axes = _subplots(1, len(splits), (4.6 * len(splits), 3.6), sharey=True)
+    figure, axes = _subplots(1, len(splits), (3.4 * len(splits) + 2.4, 3.6), sharey=True)  # 2.4: the legend
     for ax, split in zip(axes, splits, strict=True):
         styles = zip(cycle(COLORS), cycle(DASHES), cycle(MARKERS), strict=False)
         for (name, values), style in zip(curves[split].items(), styles, strict=False):
