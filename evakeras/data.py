@@ -193,7 +193,8 @@ def batches(
         shuffle: whether to shuffle.
         seed: integer that makes the shuffling repeat.
         augment: a layer or function from a batch of images to a batch of images; a layer is called with
-            `training=True`. It runs one batch after another, so that its random numbers repeat too.
+            `training=True`. It runs one batch after another, so that its random numbers repeat. A layer with
+            a method `stateless(images, seed)`, as those of `augment.py`, runs in parallel and repeats too.
 
     Returns:
         A `tf.data.Dataset` of `images` or `(images, labels)`, ready for `fit`.
@@ -217,15 +218,20 @@ def batches(
     images = tf.convert_to_tensor(x)
     labels = None if y is None else tf.convert_to_tensor(y)
 
-    def pick(index):
+    def pick(index, key):
         batch = tf.cast(tf.gather(images, index), "float32")
-        if isinstance(augment, keras.Layer):
+        if parallel:
+            batch = augment.stateless(batch, key)
+        elif isinstance(augment, keras.Layer):
             batch = augment(batch, training=True)
         elif augment is not None:
             batch = augment(batch)
         return batch if labels is None else (batch, tf.gather(labels, index))
 
-    return order.batch(batch_size).map(pick).prefetch(tf.data.AUTOTUNE)
+    parallel = hasattr(augment, "stateless")
+    keys = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).batch(2)  # one for each batch
+    picked = tf.data.Dataset.zip(order.batch(batch_size), keys)
+    return picked.map(pick, tf.data.AUTOTUNE if parallel else None).prefetch(tf.data.AUTOTUNE)
 
 
 def _check_batches(x, y, batch_size):

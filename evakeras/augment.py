@@ -1,0 +1,539 @@
+"""Augment images with Keras layers: Cutout, and what `ImageDataGenerator` did.
+
+Every layer draws anew for each image where `training` is true (the default, as in Keras) and augments nothing
+elsewhere. It takes batches of uint8 or float images, channels last. `layer.stateless(images, seed)` takes its
+random numbers from the seed alone, so that several threads can share the layer and the result repeats.
+
+This file works alone: copy it into an assignment and `import augment`. It needs Keras 3 and NumPy. With the
+TensorFlow backend the layers also run inside `tf.data`.
+"""
+
+import math
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+from keras import ops
+
+__all__ = ["Cutout", "ImageDataAugmentation", "from_image_data_generator", "resize_and_rescale"]
+
+
+def resize_and_rescale(size: int | tuple[int, int]) -> keras.Sequential:
+    """Resize images and bring 0–255 to [0, 1]: the beginning of a model or of a pipeline.
+
+    Args:
+        size: height and width in pixels, each at least 1; one number stands for both.
+
+    Returns:
+        A `Sequential` from images `(N, H, W, C)` with values 0–255, of any number type, to float32 in [0, 1].
+
+    Raises:
+        ValueError: a size that is not one or two whole numbers of at least 1.
+
+    Example:
+        >>> images = resize_and_rescale(32)(np.full((1, 28, 28, 3), 255, "uint8"))
+        >>> images.shape, float(ops.max(images))
+        (TensorShape([1, 32, 32, 3]), 1.0)
+    """
+    sizes = (size, size) if np.ndim(size) == 0 else tuple(size)
+    if len(sizes) != 2 or any(length != int(length) or length < 1 for length in sizes):
+        raise ValueError(f"size={size!r} must be one or two whole numbers of pixels, at least 1")
+    return keras.Sequential([keras.layers.Resizing(*sizes), keras.layers.Rescaling(1 / 255)])
+
+
+class _Key(keras.random.SeedGenerator):
+    """A seed generator that follows from a tensor alone: no other thread can disturb it."""
+
+    def __init__(self, seed, dtype):
+        self._seed, self._drawn = ops.cast(seed, dtype), 0
+
+    def next(self, ordered=True):
+        self._drawn += 1
+        return self._seed + ops.convert_to_tensor([0, self._drawn], self._seed.dtype)
+
+
+class _Augmentation(keras.layers.Layer):
+    """What all augmentations share: the seed, the checks, and when to do nothing."""
+
+    def __init__(self, seed=None, **options):
+        super().__init__(**options)
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def call(self, images, training=True):
+        return self._apply(images, self.seed_generator if training else None)
+
+    def stateless(self, images, seed):
+        """Augment with random numbers that follow from `seed` alone: a tensor of two integers."""
+        return self._apply(images, _Key(seed, self.seed_generator.state.dtype))
+
+    def _apply(self, images, draws):
+        if len(images.shape) != 4:
+            raise ValueError(
+                f"{type(self).__name__}: images have shape {tuple(images.shape)}, expected (N, H, W, C). "
+                "In a tf.data pipeline, augment after `batch`"
+            )
+        images = ops.cast(images, self.compute_dtype)
+        return images if draws is None else self._augment(images, draws)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable(package="evakeras")
+class Cutout(_Augmentation):
+    """Cover one square of each image (DeVries and Taylor 2017).
+
+    The centre may be any pixel; what reaches beyond the border is clipped, so that an image near whose border
+    the centre lies loses less than the whole square. All channels lose the same.
+
+    Args:
+        size: side of the square in pixels. Of an even one, the centre is the first pixel behind the middle.
+        fill_value: what the square is filled with. The paper fills 0 after standardizing, which is the mean.
+        seed: integer that makes the squares repeat.
+
+    Raises:
+        ValueError: a size that is not a whole number of at least 1; images that are no batch.
+
+    Example:
+        >>> images = Cutout(10, seed=1)(np.ones((4, 28, 28, 1)))
+        >>> lost = ops.sum(1 - images, axis=(1, 2, 3))
+        >>> bool(ops.all((lost > 0) & (lost <= 100)))
+        True
+
+    Reference:
+        Improved regularization of convolutional neural networks with Cutout, arXiv:1708.04552.
+    """
+
+    def __init__(self, size, fill_value=0.0, seed=None, **options):
+        super().__init__(seed=seed, **options)
+        if size != int(size) or size < 1:
+            raise ValueError(f"size={size!r} must be a whole number of pixels, at least 1")
+        self.size, self.fill_value = int(size), float(fill_value)
+
+    def _augment(self, images, draws):
+        count, height, width, _ = ops.shape(images)
+        rows, columns = (self._covered(count, length, draws) for length in (height, width))
+        square = rows[:, :, None, None] & columns[:, None, :, None]
+        return ops.where(square, ops.cast(self.fill_value, images.dtype), images)
+
+    def _covered(self, count, length, draws):
+        """Which rows (or columns) the square covers, `(count, length)` bool."""
+        first = keras.random.randint((count, 1), 0, length, "int32", draws) - self.size // 2
+        places = ops.arange(length, dtype="int32")[None]
+        return (places >= first) & (places < first + self.size)
+
+    def get_config(self):
+        return {**super().get_config(), "size": self.size, "fill_value": self.fill_value}
+
+
+def from_image_data_generator(*, seed: int | None = None, **arguments) -> "ImageDataAugmentation":
+    """Translate the arguments of the deprecated `ImageDataGenerator` into a layer that does the same.
+
+    `ImageDataGenerator(…).flow(x, y)` becomes `data.batches(x, y, augment=from_image_data_generator(…))`, or
+    the layer goes in front of a model. The same random parameters give the same picture as the old class's
+    `apply_transform`: shifts are pixels from 1 on, a whole number `n` draws whole shifts below `n`, each axis
+    has a zoom of its own. Two of its ways surprise. They are kept, so that an old script gets its old
+    pictures: `width_shift_range` moves images up and down, `height_shift_range` moves them sideways; and an
+    image that is not square is not turned about its centre.
+
+    One way is not kept: the old class rounds to whole numbers where `brightness_range` is given, which turns
+    images in [0, 1] black.
+
+    Args:
+        seed: integer that makes the random numbers repeat.
+        arguments: those of `ImageDataGenerator`: featurewise_center, samplewise_center,
+            featurewise_std_normalization, samplewise_std_normalization, zca_whitening, zca_epsilon,
+            rotation_range, width_shift_range, height_shift_range, brightness_range, shear_range, zoom_range,
+            channel_shift_range, fill_mode, cval, horizontal_flip, vertical_flip, rescale,
+            interpolation_order (0 or 1), dtype.
+
+    Returns:
+        The layer. Where statistics are asked for, call its `fit` first, as with the old class.
+
+    Raises:
+        TypeError: an argument that the old class did not have.
+        ValueError: a value out of range, or what a layer cannot honour: `preprocessing_function`,
+            `validation_split`, channels first, splines (`interpolation_order` above 1).
+
+    Example:
+        >>> layer = from_image_data_generator(rotation_range=20, rescale=1 / 255, seed=0)
+        >>> images = layer(np.full((2, 28, 28, 1), 255, "uint8"), training=True)
+        >>> images.shape, float(ops.max(images))
+        (TensorShape([2, 28, 28, 1]), 1.0)
+    """
+    if arguments.pop("preprocessing_function", None) is not None:
+        raise ValueError("preprocessing_function: put it behind the layer, in the model or with dataset.map")
+    if arguments.pop("validation_split", 0):
+        raise ValueError("validation_split: split the arrays yourself; a layer does not see the whole set")
+    if arguments.pop("data_format", None) not in (None, "channels_last"):
+        raise ValueError("data_format: only 'channels_last' can be honoured; transpose the images")
+    return ImageDataAugmentation(arguments, seed=seed, dtype=arguments.pop("dtype", None))
+
+
+_DEFAULTS = {
+    "featurewise_center": False,
+    "samplewise_center": False,
+    "featurewise_std_normalization": False,
+    "samplewise_std_normalization": False,
+    "zca_whitening": False,
+    "zca_epsilon": 1e-6,
+    "rotation_range": 0,
+    "width_shift_range": 0.0,
+    "height_shift_range": 0.0,
+    "brightness_range": None,
+    "shear_range": 0.0,
+    "zoom_range": 0.0,
+    "channel_shift_range": 0.0,
+    "fill_mode": "nearest",
+    "cval": 0.0,
+    "horizontal_flip": False,
+    "vertical_flip": False,
+    "rescale": None,
+    "interpolation_order": 1,
+}
+
+
+@keras.saving.register_keras_serializable(package="evakeras")
+class ImageDataAugmentation(_Augmentation):
+    """What `ImageDataGenerator` did to images, as a layer: `from_image_data_generator` makes it.
+
+    With `training=True` images are turned, shifted, sheared, zoomed and flipped in one step with one
+    interpolation, then shifted in their values and brightened. With and without, they are then rescaled,
+    centred, divided and whitened, as the arguments say.
+
+    Args:
+        arguments: dict of arguments of the old class, explained at `from_image_data_generator`.
+        fitted: whether a saved layer has been fitted.
+        seed: integer that makes the random numbers repeat.
+    """
+
+    def __init__(self, arguments=None, fitted=False, seed=None, **options):
+        super().__init__(seed=seed, **options)
+        self.given = SimpleNamespace(**_checked(arguments or {}))
+        self.fitted = fitted
+
+    def build(self, input_shape):
+        """Make room for the statistics that `fit` measures."""
+        *size, channels = input_shape[1:]
+        options = {"trainable": False, "dtype": "float32"}
+        if self.given.featurewise_center:
+            self.mean = self.add_weight((channels,), "zeros", name="mean", **options)
+        if self.given.featurewise_std_normalization:
+            self.std = self.add_weight((channels,), "ones", name="std", **options)
+        if self.given.zca_whitening:
+            values = math.prod(size) * channels
+            self.whitening = self.add_weight((values, values), "zeros", name="whitening", **options)
+
+    def fit(self, images, augment=False, rounds=1):
+        """Measure what `featurewise_center`, `featurewise_std_normalization` and `zca_whitening` need.
+
+        Args:
+            images: `(N, H, W, C)`, the training images as they will come into the layer.
+            augment: whether to measure them augmented.
+            rounds: how many times each image is augmented for that.
+
+        Returns:
+            The layer itself.
+
+        Raises:
+            ValueError: not a batch of finite numbers.
+        """
+        images = np.asarray(images)
+        if images.ndim != 4 or len(images) == 0 or not np.isfinite(images).all():
+            raise ValueError(f"images {images.shape} must be finite numbers of shape (N, H, W, C), N > 0")
+        if not self.built:
+            self.build(images.shape)
+            self.built = True
+        moments = _Moments(images.shape[1:], self.given.zca_whitening)
+        for _ in range(rounds if augment else 1):
+            for start in range(0, len(images), 512):
+                some = ops.convert_to_tensor(images[start : start + 512])
+                some = super()._apply(some, self.seed_generator if augment else None)
+                moments.add(ops.convert_to_numpy(some) * (self.given.rescale or 1))
+        if self.given.featurewise_center:
+            self.mean.assign(moments.mean())
+        if self.given.featurewise_std_normalization:
+            self.std.assign(moments.std())
+        if self.given.zca_whitening:
+            self.whitening.assign(moments.whitening(self.given.zca_epsilon))
+        self.fitted = True
+        return self
+
+    def _apply(self, images, draws):
+        return self.standardize(super()._apply(images, draws))
+
+    def _augment(self, images, draws):
+        return self.apply_transform(images, self._random_parameters(ops.shape(images), draws))
+
+    def _random_parameters(self, shape, draws):
+        """Random numbers for every image, under the names that the old class gave them."""
+        count, height, width, _ = shape
+        given, drawn = self.given, {}
+
+        def uniform(low, high):
+            return keras.random.uniform((count,), low, high, "float32", draws)
+
+        def one_of(values):
+            chosen = keras.random.randint((count,), 0, len(values), "int32", draws)
+            return ops.take(ops.convert_to_tensor(np.asarray(values, "float32")), chosen)
+
+        def shift(limit, length):
+            unit = ops.cast(length, "float32") if np.max(limit) < 1 else 1
+            if isinstance(limit, float):
+                return uniform(-limit, limit) * unit
+            return one_of(range(limit) if isinstance(limit, int) else limit) * one_of([-1, 1]) * unit
+
+        if given.rotation_range:
+            drawn["theta"] = uniform(-given.rotation_range, given.rotation_range)
+        if given.height_shift_range:
+            drawn["tx"] = shift(given.height_shift_range, height)
+        if given.width_shift_range:
+            drawn["ty"] = shift(given.width_shift_range, width)
+        if given.shear_range:
+            drawn["shear"] = uniform(-given.shear_range, given.shear_range)
+        if given.zoom_range != (1, 1):
+            drawn |= {"zx": uniform(*given.zoom_range), "zy": uniform(*given.zoom_range)}
+        if given.horizontal_flip:
+            drawn["flip_horizontal"] = uniform(0, 1) < 0.5
+        if given.vertical_flip:
+            drawn["flip_vertical"] = uniform(0, 1) < 0.5
+        if given.channel_shift_range:
+            drawn["channel_shift_intensity"] = uniform(-given.channel_shift_range, given.channel_shift_range)
+        if given.brightness_range:
+            drawn["brightness"] = uniform(*given.brightness_range)
+        return drawn
+
+    def apply_transform(self, images, parameters):
+        """Transform images as the old class's method of this name transformed one.
+
+        Args:
+            images: `(N, H, W, C)`.
+            parameters: dict with any of theta, shear (degrees), tx, ty (pixels; tx moves sideways), zx, zy,
+                flip_horizontal, flip_vertical, channel_shift_intensity, brightness: each one number, or one
+                for each image.
+
+        Returns:
+            Images of the same shape, float.
+        """
+        images = ops.cast(images, self.compute_dtype)
+        count = ops.shape(images)[0]
+        parameters = {
+            name: ops.broadcast_to(ops.cast(value, "float32"), (count,)) for name, value in parameters.items()
+        }
+        intensity = parameters.pop("channel_shift_intensity", None)
+        brightness = parameters.pop("brightness", None)
+        if parameters:
+            given = self.given
+            matrix = _matrix(*ops.shape(images)[:3], **parameters)
+            images = _sample(images, matrix, given.fill_mode, float(given.cval), given.interpolation_order)
+        if intensity is not None:
+            images = _shift_values(images, intensity)
+        return images if brightness is None else _brighten(images, brightness)
+
+    def standardize(self, images):
+        """Rescale, centre, divide and whiten float images, as the arguments say; `fit` first where needed."""
+        given = self.given
+        if not self.fitted and _statistics(given):
+            raise ValueError(f"{', '.join(_statistics(given))}: call `fit` with the training images first")
+        if given.rescale:
+            images = images * given.rescale
+        if given.samplewise_center:
+            images = images - ops.mean(images, axis=(1, 2, 3), keepdims=True)
+        if given.samplewise_std_normalization:
+            images = images / (ops.std(images, axis=(1, 2, 3), keepdims=True) + 1e-6)
+        if given.featurewise_center:
+            images = images - ops.cast(self.mean, images.dtype)
+        if given.featurewise_std_normalization:
+            images = images / (ops.cast(self.std, images.dtype) + 1e-6)
+        if given.zca_whitening:
+            flat = ops.reshape(images, (-1, math.prod(images.shape[1:])))
+            images = ops.reshape(flat @ ops.cast(self.whitening, images.dtype), (-1, *images.shape[1:]))
+        return images
+
+    def get_config(self):
+        return {**super().get_config(), "arguments": vars(self.given), "fitted": self.fitted}
+
+
+def _statistics(given):
+    names = ("featurewise_center", "featurewise_std_normalization", "zca_whitening")
+    return [name for name in names if getattr(given, name)]
+
+
+def _checked(arguments):
+    """The arguments with the old class's defaults, completed as it completes them."""
+    unknown = sorted(set(arguments) - set(_DEFAULTS))
+    if unknown:
+        raise TypeError(f"{', '.join(unknown)}: not an argument of ImageDataGenerator")
+    given = SimpleNamespace(**_DEFAULTS | arguments)
+    if given.zca_whitening and given.featurewise_std_normalization:
+        raise ValueError("zca_whitening and featurewise_std_normalization exclude each other")
+    given.featurewise_center |= given.zca_whitening or given.featurewise_std_normalization
+    given.samplewise_center |= given.samplewise_std_normalization
+    zoom = given.zoom_range
+    given.zoom_range = (1 - zoom, 1 + zoom) if np.ndim(zoom) == 0 else tuple(zoom)
+    for name in ("width_shift_range", "height_shift_range"):
+        limit = np.asarray(getattr(given, name))
+        if limit.size == 0 or not (limit >= 0).all():
+            raise ValueError(f"{name}={getattr(given, name)!r} must be at least 0, or a list of such numbers")
+        setattr(given, name, limit.tolist())  # Python's own int, float or list
+    for name in ("rotation_range", "shear_range", "channel_shift_range", "zca_epsilon"):
+        if not getattr(given, name) >= 0:
+            raise ValueError(f"{name}={getattr(given, name)!r} must be at least 0")
+    if len(given.zoom_range) != 2 or not 0 < given.zoom_range[0] <= given.zoom_range[1]:
+        raise ValueError(f"zoom_range={zoom!r} must be in [0, 1), or two numbers with 0 < low <= high")
+    brightness = given.brightness_range
+    if brightness is not None:
+        if np.shape(brightness) != (2,) or not 0 <= brightness[0] <= brightness[1]:
+            raise ValueError(f"brightness_range={brightness!r} must be two numbers, 0 <= low <= high")
+        given.brightness_range = tuple(brightness)
+    if given.fill_mode not in ("constant", "nearest", "reflect", "wrap"):
+        raise ValueError(f"fill_mode={given.fill_mode!r} must be 'constant', 'nearest', 'reflect' or 'wrap'")
+    if given.interpolation_order not in (0, 1):
+        raise ValueError(f"interpolation_order={given.interpolation_order!r}: only 0 and 1 can be honoured")
+    return vars(given)
+
+
+class _Moments:
+    """Sums over images, in float64, and what follows from them."""
+
+    def __init__(self, shape, whitening):
+        self.channels, self.count = shape[-1], 0
+        self.sum = np.zeros(math.prod(shape))
+        self.squares = np.zeros((self.sum.size,) * 2) if whitening else np.zeros(self.sum.size)
+
+    def add(self, images):
+        flat = images.reshape(len(images), -1).astype("float64")
+        self.count += len(flat)
+        self.sum += flat.sum(axis=0)
+        self.squares += flat.T @ flat if self.squares.ndim == 2 else (flat**2).sum(axis=0)
+
+    def _per_channel(self, sums):
+        return sums.reshape(-1, self.channels).mean(axis=0) / self.count
+
+    def mean(self):
+        return self._per_channel(self.sum)
+
+    def std(self):
+        return np.sqrt(np.maximum(self._per_channel(self.squares) - self.mean() ** 2, 0))
+
+    def whitening(self, epsilon):
+        """Σ^-½ of the centred values; directions in which the images do not vary at all are left out."""
+        mean = np.tile(self.mean(), self.sum.size // self.channels)
+        cross = np.outer(mean, self.sum)
+        squares = self.squares - cross - cross.T + self.count * np.outer(mean, mean)
+        values, vectors = np.linalg.eigh(squares)
+        lengths = np.sqrt(np.maximum(values, 0))
+        varies = lengths > 1e-6 * lengths.max()
+        inverse = np.where(varies, np.sqrt(self.count) / (lengths + epsilon), 0)
+        return (vectors * inverse) @ vectors.T
+
+
+def _matrix(
+    count, height, width, theta=0, tx=0, ty=0, shear=0, zx=1, zy=1, flip_horizontal=0, flip_vertical=0
+):
+    """Where each pixel of the new image lies in the old one, `(N, 2, 3)`: rows first, float32.
+
+    The old class multiplies rotation, shift, shear and zoom about the centre, for coordinates (x, y), and
+    then swaps the axes. It measures x by the height and y by the width, which shows where they differ.
+    """
+    height, width = (ops.cast(length, "float32") for length in (height, width))
+    theta, shear = (ops.cast(angle, "float32") * (math.pi / 180) for angle in (theta, shear))
+    cos, sin = ops.cos(theta), ops.sin(theta)
+    xx, xy = cos * zx, (-cos * ops.sin(shear) - sin * ops.cos(shear)) * zy
+    yx, yy = sin * zx, (-sin * ops.sin(shear) + cos * ops.cos(shear)) * zy
+    center_x, center_y = height / 2 - 0.5, width / 2 - 0.5
+    x = cos * tx - sin * ty + center_x - xx * center_x - xy * center_y
+    y = sin * tx + cos * ty + center_y - yx * center_x - yy * center_y
+    # A flip afterwards: the new column c shows what column width - 1 - c would have shown.
+    y, yy = y + flip_vertical * yy * (height - 1), yy * (1 - 2 * flip_vertical)
+    x, xy = x + flip_vertical * xy * (height - 1), xy * (1 - 2 * flip_vertical)
+    y, yx = y + flip_horizontal * yx * (width - 1), yx * (1 - 2 * flip_horizontal)
+    x, xx = x + flip_horizontal * xx * (width - 1), xx * (1 - 2 * flip_horizontal)
+    rows = [ops.broadcast_to(value, (count,)) for value in (yy, yx, y, xy, xx, x)]
+    return ops.reshape(ops.stack(rows, axis=1), (-1, 2, 3))
+
+
+_EDGE = 1e-3  # pixels: what lies that little outside is the border, and rounding
+
+
+def _fused(function):
+    """Compiled as one piece where the backend is TensorFlow, which is several times faster."""
+    if keras.backend.backend() != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    return tf.function(function, jit_compile=True, autograph=False)
+
+
+@_fused
+def _sample(images, matrix, fill_mode, cval, order):
+    """Read each new pixel of `(N, H, W, C)` where the matrix says, as SciPy's `affine_transform` does."""
+    count, height, width, channels = ops.shape(images)
+    bottom, right = (ops.cast(length - 1, "float32") for length in (height, width))
+    row = ops.arange(height, dtype="float32")[None, :, None]
+    column = ops.arange(width, dtype="float32")[None, None, :]
+    m = matrix[..., None, None]
+    y = m[:, 0, 0] * row + m[:, 0, 1] * column + m[:, 0, 2]
+    x = m[:, 1, 0] * row + m[:, 1, 1] * column + m[:, 1, 2]
+    inside = (y >= -_EDGE) & (y <= bottom + _EDGE) & (x >= -_EDGE) & (x <= right + _EDGE)
+    if fill_mode == "wrap":
+        y, x = _wrap(y, bottom), _wrap(x, right)
+    flat = ops.reshape(images, (-1, channels))
+    first = ops.arange(count, dtype="int32")[:, None, None] * (height * width)
+
+    def read(row, column):
+        row, column = _place(row, bottom, fill_mode), _place(column, right, fill_mode)
+        return ops.take(flat, first + row * width + column, axis=0)
+
+    if order == 0:
+        found = read(ops.floor(y + 0.5), ops.floor(x + 0.5))
+    else:
+        row, column = ops.floor(y), ops.floor(x)
+        down, aside = (ops.cast(part[..., None], images.dtype) for part in (y - row, x - column))
+        above = read(row, column) * (1 - aside) + read(row, column + 1) * aside
+        below = read(row + 1, column) * (1 - aside) + read(row + 1, column + 1) * aside
+        found = above * (1 - down) + below * down
+    if fill_mode == "constant":
+        found = ops.where(inside[..., None], found, ops.cast(cval, images.dtype))
+    return found
+
+
+def _wrap(v, last):
+    """SciPy's way to wrap: the first and the last pixel share one place."""
+    period = ops.maximum(last, 1)
+    below = v + period * (ops.floor(-v / period) + 1)
+    above = v - period * ops.floor(v / period)
+    return ops.where(v < -_EDGE, below, ops.where(v > last + _EDGE, above, v))
+
+
+def _place(v, last, fill_mode):
+    """Whole coordinates inside the image, int32."""
+    if fill_mode == "reflect":  # … 1 0 | 0 1 … last | last …
+        v = ops.mod(v, 2 * last + 2)
+        v = ops.minimum(v, 2 * last + 1 - v)
+    return ops.cast(ops.clip(v, 0, last), "int32")
+
+
+def _range(images):
+    """The lowest and the highest value of each image, `(N, 1, 1, 1)`; no images, no error."""
+    over = {"axis": (1, 2, 3), "keepdims": True}
+    return ops.min(images, initial=np.inf, **over), ops.max(images, initial=-np.inf, **over)
+
+
+def _shift_values(images, intensity):
+    """Add a number to each image and keep it in the range that it had."""
+    low, high = _range(images)
+    return ops.clip(images + ops.cast(intensity, images.dtype)[:, None, None, None], low, high)
+
+
+def _brighten(images, brightness):
+    """Multiply by the brightness: from 0, up to 255; or in an image's own range, if it leaves 0–255."""
+    low, high = _range(images)
+    own = (low < 0) | (high > 255)
+    low, high = ops.where(own, low, 0), ops.where(own, high, 255)
+    factor = ops.cast(brightness, images.dtype)[:, None, None, None]
+    return ops.clip((images - low) * factor, 0, high - low) + low

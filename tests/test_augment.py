@@ -1,0 +1,439 @@
+"""Augmentation layers do what they say: everywhere the same, within range, and as the old class did."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import readable
+from hypothesis import given
+from hypothesis import strategies as st
+from keras import layers
+from tensorflow.keras.preprocessing.image import ImageDataGenerator
+
+from evakeras import augment, data
+
+RNG = np.random.default_rng(0)
+SHAPES = [(9, 14, 3), (8, 8, 1), (1, 5, 3)]
+MODES = ["constant", "nearest", "reflect", "wrap"]
+
+
+def pictures(*shape, dtype="uint8"):
+    return RNG.integers(0, 256, shape).astype(dtype)
+
+
+def from_generator(**arguments):
+    return augment.from_image_data_generator(**arguments)
+
+
+LAYERS = {
+    "cutout": lambda **options: augment.Cutout(5, **options),
+    "geometry": lambda **options: from_generator(
+        rotation_range=30, zoom_range=0.2, width_shift_range=0.1, horizontal_flip=True, **options
+    ),
+    "values": lambda **options: from_generator(
+        channel_shift_range=40, brightness_range=(0.5, 1.5), **options
+    ),
+    "whole shifts": lambda **options: from_generator(
+        width_shift_range=4, height_shift_range=[1, 3], fill_mode="wrap", **options
+    ),
+}
+
+
+@pytest.fixture(params=LAYERS)
+def make(request):
+    return LAYERS[request.param]
+
+
+# What all layers share
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=readable)
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "int64"])
+def test_images_keep_their_shape_and_range_and_become_float(make, shape, dtype):
+    images = pictures(4, *shape, dtype=dtype)
+    result = make(seed=0)(images)
+    assert result.shape == images.shape and result.dtype == "float32"
+    assert result.numpy().min() >= 0 and result.numpy().max() <= 255
+
+
+def test_every_image_is_changed_in_its_own_way(make):
+    same = np.repeat(pictures(1, 16, 16, 1), 32, axis=0)
+    result = make(seed=0)(same).numpy()
+    assert len(np.unique(result.reshape(32, -1), axis=0)) > 8
+
+
+def test_nothing_happens_at_inference(make):
+    images = pictures(3, 8, 8, 3)
+    model = keras.Sequential([keras.Input((8, 8, 3)), make()])
+    for result in (
+        make()(images, training=False),
+        model(images, training=False),
+        model.predict(images, verbose=0),
+    ):
+        assert np.array_equal(result, images)
+
+
+def test_eagerly_in_a_model_and_in_a_pipeline_the_same_happens(make):
+    images = pictures(4, 8, 8, 1)
+    eager = make(seed=3)(images).numpy()
+    model = keras.Sequential([keras.Input((8, 8, 1)), make(seed=3)])
+    pipeline = tf.data.Dataset.from_tensors(images).map(make(seed=3))
+    assert not np.array_equal(eager, images)
+    assert np.array_equal(model(images, training=True), eager)
+    np.testing.assert_allclose(next(iter(pipeline)), eager, atol=1e-4)
+
+
+def test_calls_follow_from_the_seed_and_differ_from_each_other(make):
+    images = pictures(4, 8, 8, 1)
+    one, two = make(seed=7), make(seed=7)
+    first = one(images).numpy()
+    assert np.array_equal(two(images), first)
+    assert not np.array_equal(one(images), first)
+    assert not np.array_equal(make(seed=8)(images), first)
+
+
+def test_stateless_follows_from_its_seed_alone(make):
+    images = pictures(4, 8, 8, 1)
+    layer = make(seed=1)
+    first = layer.stateless(images, [5, 6]).numpy()
+    layer(images)
+    assert np.array_equal(layer.stateless(images, tf.constant([5, 6], "int64")), first)
+    assert np.array_equal(make(seed=2).stateless(images, [5, 6]), first)
+    assert not np.array_equal(layer.stateless(images, [5, 7]), first)
+
+
+def test_a_pipeline_in_parallel_repeats_and_its_epochs_differ(make):
+    images, labels = pictures(50, 8, 8, 1), np.arange(50)
+
+    def epochs(seed):
+        batches = data.batches(images, labels, 4, shuffle=True, seed=seed, augment=make())
+        return [np.concatenate([batch.numpy().ravel() for batch, _ in batches]) for _ in range(2)]
+
+    one, again, other = epochs(1), epochs(1), epochs(2)
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other) and not np.array_equal(one[0], one[1])
+
+
+def test_epochs_differ_without_shuffling_too(make):
+    batches = data.batches(pictures(8, 8, 8, 1), batch_size=8, seed=0, augment=make())
+    first, second = (next(iter(batches)).numpy() for _ in range(2))
+    assert not np.array_equal(first, second)
+
+
+def test_a_saved_model_augments_as_before(make, tmp_path):
+    images = pictures(4, 8, 8, 1)
+    model = keras.Sequential([keras.Input((8, 8, 1)), make(seed=4), layers.Flatten(), layers.Dense(2)])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    assert loaded.layers[0].get_config() == model.layers[0].get_config()
+    assert np.array_equal(loaded(images, training=True), model(images, training=True))
+
+
+def test_a_model_trains_behind_a_layer(make):
+    model = keras.Sequential([keras.Input((8, 8, 1)), make(), layers.Flatten(), layers.Dense(2)])
+    model.compile("sgd", "mse")
+    model.fit(pictures(8, 8, 8, 1) / 255, np.zeros((8, 2)), batch_size=3, verbose=0)
+
+
+def test_empty_batches_stay_empty(make):
+    assert make()(np.zeros((0, 8, 8, 3))).shape == (0, 8, 8, 3)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (8, 8), (2, 3, 8, 8, 1)], ids=readable)
+def test_what_is_no_batch_is_refused(make, shape):
+    with pytest.raises(ValueError, match=r"expected \(N, H, W, C\)"):
+        make()(np.zeros(shape))
+
+
+def test_half_precision_is_kept(make):
+    assert make(dtype="bfloat16")(pictures(2, 8, 8, 1)).dtype == "bfloat16"
+
+
+# Resize and rescale
+
+
+@pytest.mark.parametrize(
+    "size, shape", [(12, (12, 12)), ((5, 9), (5, 9)), (np.int64(3), (3, 3))], ids=readable
+)
+def test_resize_and_rescale_brings_images_to_the_size_and_to_one(size, shape):
+    result = augment.resize_and_rescale(size)(pictures(2, 8, 6, 3))
+    assert result.shape == (2, *shape, 3) and result.dtype == "float32"
+    assert result.numpy().min() >= 0 and result.numpy().max() <= 1
+    assert np.allclose(augment.resize_and_rescale(size)(np.full((1, 8, 6, 1), 255, "uint8")), 1)
+
+
+@pytest.mark.parametrize("size", [0, -3, 2.5, (4,), (4, 4, 3), (4, 0)], ids=readable)
+def test_resize_and_rescale_refuses_bad_sizes(size):
+    with pytest.raises(ValueError, match="size="):
+        augment.resize_and_rescale(size)
+
+
+# Cutout
+
+
+@given(
+    size=st.integers(1, 12), height=st.integers(1, 9), width=st.integers(1, 9), seed=st.integers(0, 2**31 - 1)
+)
+def test_cutout_covers_one_square_clipped_at_the_border(size, height, width, seed):
+    images = augment.Cutout(size, fill_value=-1, seed=seed)(np.ones((5, height, width, 2))).numpy()
+    assert np.array_equal(images[..., 0], images[..., 1])
+    for image in images[..., 0] < 0:
+        rows, columns = image.any(axis=1), image.any(axis=0)
+        assert np.array_equal(image, np.outer(rows, columns))  # a rectangle
+        for covered, length in ((rows, height), (columns, width)):
+            places = np.flatnonzero(covered)
+            assert len(places) == places[-1] - places[0] + 1  # in one piece
+            cut = places[0] == 0 or places[-1] == length - 1
+            assert len(places) == size or (cut and size // 2 <= len(places) < size) or len(places) == length
+
+
+def test_cutout_puts_its_centre_on_every_pixel_alike():
+    images = augment.Cutout(1, fill_value=1, seed=0)(np.zeros((20_000, 4, 5, 1))).numpy()
+    hits = images.sum(axis=(0, 3))
+    assert hits.sum() == 20_000
+    assert np.abs(hits - 1000).max() < 5 * np.sqrt(1000)
+
+
+def test_cutout_takes_what_the_authors_code_takes():
+    """Centre and half the side either way, clipped: the code of the paper, for an even side."""
+    images = augment.Cutout(6, fill_value=1, seed=0)(np.zeros((4000, 8, 8, 1))).numpy()[..., 0]
+    expected = set()
+    for y in range(8):
+        for x in range(8):
+            image = np.zeros((8, 8))
+            image[max(y - 3, 0) : y + 3, max(x - 3, 0) : x + 3] = 1
+            expected.add(image.tobytes())
+    assert {image.astype("float64").tobytes() for image in images} == expected
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5])
+def test_cutout_refuses_bad_sizes(size):
+    with pytest.raises(ValueError, match="size="):
+        augment.Cutout(size)
+
+
+# The way out of ImageDataGenerator
+
+
+RANGES = {
+    "theta": (-180, 180),
+    "tx": (-9, 9),
+    "ty": (-9, 9),
+    "shear": (-60, 60),
+    "zx": (0.4, 2),
+    "zy": (0.4, 2),
+    "flip_horizontal": (0, 1),
+    "flip_vertical": (0, 1),
+    "channel_shift_intensity": (-60, 60),
+}
+
+
+def draw(names, count, rng):
+    drawn = {name: rng.uniform(*RANGES[name], count) for name in names}
+    return {name: value > 0.5 if "flip" in name else value for name, value in drawn.items()}
+
+
+def old_way(images, parameters, **arguments):
+    old = ImageDataGenerator(**arguments)
+    one_by_one = [{name: value[i] for name, value in parameters.items()} for i in range(len(images))]
+    return np.stack(
+        [old.apply_transform(image.copy(), p) for image, p in zip(images, one_by_one, strict=True)]
+    )
+
+
+def assert_same_pictures(names, seed, shape, fill_mode, order):
+    rng = np.random.default_rng(seed)
+    images = rng.uniform(0, 255, (6, *shape)).astype("float32")
+    parameters = draw(names, 6, rng)
+    arguments = {"fill_mode": fill_mode, "cval": 17.0, "interpolation_order": order}
+    ours = from_generator(**arguments).apply_transform(images, parameters).numpy()
+    differ = np.abs(ours - old_way(images, parameters, **arguments)) > 0.02
+    # Where a pixel falls exactly on a border, or between two pixels, rounding decides which one is meant.
+    assert differ.mean() < (0.03 if fill_mode in ("constant", "wrap") or order == 0 else 1e-12)
+
+
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize("fill_mode", MODES)
+@pytest.mark.parametrize("name", RANGES)
+def test_one_parameter_gives_the_picture_of_the_old_class(name, fill_mode, order):
+    assert_same_pictures([name], 0, (9, 14, 3), fill_mode, order)
+
+
+@given(
+    names=st.sets(st.sampled_from(sorted(RANGES))),
+    seed=st.integers(0, 2**31 - 1),
+    shape=st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3])),
+    fill_mode=st.sampled_from(MODES),
+    order=st.sampled_from([0, 1]),
+)
+def test_parameters_together_give_the_picture_of_the_old_class(names, seed, shape, fill_mode, order):
+    assert_same_pictures(sorted(names), seed, shape, fill_mode, order)
+
+
+@pytest.mark.parametrize("low, high", [(0, 255), (-100, 300)], ids=["in range", "out of it"])
+def test_brightness_is_the_old_one_but_for_its_rounding(low, high):
+    images = RNG.uniform(low, high, (5, 6, 7, 3)).astype("float32")
+    factors = np.array([0, 0.3, 1, 1.4, 2.5])
+    theirs = old_way(images, {"brightness": factors})
+    ours = from_generator().apply_transform(images, {"brightness": factors}).numpy()
+    step = (high - low) / 255
+    assert np.abs(ours - theirs).max() <= (factors.max() + 1) * step + 1e-3
+
+
+def test_brightness_works_on_images_up_to_one_where_the_old_class_turns_them_black():
+    images = RNG.uniform(0, 1, (3, 6, 6, 1)).astype("float32")
+    ours = from_generator().apply_transform(images, {"brightness": 0.5}).numpy()
+    np.testing.assert_allclose(ours, images / 2, atol=1e-6)
+    assert old_way(images, {"brightness": np.full(3, 0.5)}).max() == 0
+
+
+def test_where_the_old_class_says_width_images_move_up_and_down():
+    dot = np.zeros((1, 9, 9, 1), "float32")
+    dot[0, 4, 4, 0] = 1
+    moved = from_generator(width_shift_range=[2.0], fill_mode="constant", seed=0)(np.repeat(dot, 20, axis=0))
+    rows, columns = np.nonzero(moved.numpy().sum(axis=(0, 3)))
+    assert set(rows) == {2, 6} and set(columns) == {4}
+
+
+@pytest.mark.parametrize(
+    "arguments, name",
+    [
+        ({"rotation_range": 30}, "theta"),
+        ({"shear_range": 20}, "shear"),
+        ({"width_shift_range": 0.25}, "ty"),
+        ({"height_shift_range": 0.25}, "tx"),
+        ({"width_shift_range": 2.5}, "ty"),
+        ({"width_shift_range": 3}, "ty"),
+        ({"width_shift_range": 1}, "ty"),
+        ({"height_shift_range": [0.1, 0.3]}, "tx"),
+        ({"height_shift_range": (2, 5)}, "tx"),
+        ({"zoom_range": 0.3}, "zx"),
+        ({"zoom_range": (0.8, 1.6)}, "zy"),
+        ({"horizontal_flip": True}, "flip_horizontal"),
+        ({"vertical_flip": True}, "flip_vertical"),
+        ({"channel_shift_range": 25.0}, "channel_shift_intensity"),
+        ({"brightness_range": (0.4, 1.2)}, "brightness"),
+    ],
+    ids=readable,
+)
+def test_random_parameters_are_spread_like_those_of_the_old_class(arguments, name):
+    """Two samples from one distribution: the same mean, spread and ends."""
+    count = 4000
+    layer = from_generator(seed=0, **arguments)
+    ours = layer._random_parameters((count, 20, 30, 1), layer.seed_generator)[name]
+    ours = np.asarray(ours, "float64")
+    old = ImageDataGenerator(**arguments)
+    np.random.seed(0)
+    theirs = np.array([old.get_random_transform((20, 30, 1))[name] for _ in range(count)], "float64")
+    error = theirs.std() / np.sqrt(count)
+    assert abs(ours.mean() - theirs.mean()) <= 5 * error
+    assert abs(ours.std() - theirs.std()) <= 5 * error
+    near = 0.01 * np.ptp(theirs)
+    assert abs(ours.min() - theirs.min()) <= near and abs(ours.max() - theirs.max()) <= near
+    assert len(np.unique(ours)) == len(np.unique(theirs)) or len(np.unique(theirs)) > 100
+
+
+STANDARD = [
+    {"rescale": 1 / 255},
+    {"samplewise_center": True},
+    {"samplewise_std_normalization": True},
+    {"featurewise_center": True},
+    {"featurewise_std_normalization": True, "rescale": 1 / 255},
+    {"featurewise_center": True, "samplewise_std_normalization": True, "rescale": 0.1},
+    {"zca_whitening": True, "zca_epsilon": 0.1, "rescale": 1 / 255},
+]
+
+
+@pytest.mark.filterwarnings("ignore:This ImageDataGenerator specifies")
+@pytest.mark.parametrize("arguments", STANDARD, ids=readable)
+def test_statistics_are_those_of_the_old_class(arguments):
+    images = pictures(300, 4, 3, 2)
+    old, layer = ImageDataGenerator(**arguments), from_generator(**arguments)
+    old.fit(images)
+    assert layer.fit(images) is layer
+    expected = np.stack([old.standardize(image.astype("float32")) for image in images[:20]])
+    for found in (layer(images[:20]), layer(images[:20], training=False)):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_fit_measures_augmented_images_if_told_to():
+    images = np.full((600, 4, 4, 1), 100, "uint8")
+    layer = from_generator(featurewise_std_normalization=True, brightness_range=(0.5, 1.5), seed=0)
+    layer.fit(images, augment=True, rounds=3)
+    assert float(layer.mean[0]) == pytest.approx(100, abs=3)
+    assert float(layer.std[0]) == pytest.approx(100 / np.sqrt(12), abs=2)
+    assert float(layer.fit(images).std[0]) == 0
+
+
+def test_whitening_leaves_out_what_never_varies():
+    images = pictures(200, 3, 3, 1).astype("float32")
+    images[:, 0] = images[:, 1]
+    white = from_generator(zca_whitening=True).fit(images)(images).numpy().reshape(200, -1)
+    assert np.isfinite(white).all() and np.abs(white).max() < 10
+
+
+@pytest.mark.parametrize("arguments", STANDARD[3:], ids=readable)
+def test_statistics_are_saved_with_the_model(arguments, tmp_path):
+    images = pictures(40, 4, 3, 2)
+    model = keras.Sequential([keras.Input((4, 3, 2)), from_generator(**arguments).fit(images)])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    assert np.array_equal(loaded.predict(images, verbose=0), model.predict(images, verbose=0))
+
+
+@pytest.mark.parametrize("name", ["featurewise_center", "featurewise_std_normalization", "zca_whitening"])
+def test_statistics_that_were_not_measured_are_an_error(name):
+    with pytest.raises(ValueError, match=f"{name}: call `fit`"):
+        from_generator(**{name: True})(pictures(2, 4, 4, 1))
+
+
+@pytest.mark.parametrize(
+    "images", [np.zeros((0, 4, 4, 1)), np.zeros((4, 4, 1)), np.full((2, 4, 4, 1), np.nan)], ids=readable
+)
+def test_fit_refuses_what_has_no_statistics(images):
+    with pytest.raises(ValueError, match="must be finite numbers"):
+        from_generator(featurewise_center=True).fit(images)
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        ({"rotation": 3}, TypeError, "rotation: not an argument of ImageDataGenerator"),
+        ({"preprocessing_function": np.sqrt}, ValueError, "preprocessing_function"),
+        ({"validation_split": 0.1}, ValueError, "validation_split"),
+        ({"data_format": "channels_first"}, ValueError, "data_format"),
+        ({"interpolation_order": 3}, ValueError, "interpolation_order=3"),
+        ({"fill_mode": "mirror"}, ValueError, "fill_mode='mirror'"),
+        ({"rotation_range": -1}, ValueError, "rotation_range=-1"),
+        ({"shear_range": float("nan")}, ValueError, "shear_range=nan"),
+        ({"width_shift_range": -0.1}, ValueError, "width_shift_range=-0.1"),
+        ({"height_shift_range": []}, ValueError, r"height_shift_range=\[\]"),
+        ({"zoom_range": 1.5}, ValueError, "zoom_range=1.5"),
+        ({"zoom_range": (1.2, 0.8)}, ValueError, "zoom_range"),
+        ({"brightness_range": (0.1, 0.2, 0.3)}, ValueError, "brightness_range"),
+        ({"brightness_range": 0.5}, ValueError, "brightness_range"),
+        ({"zca_whitening": True, "featurewise_std_normalization": True}, ValueError, "exclude each other"),
+    ],
+    ids=readable,
+)
+def test_what_cannot_be_honoured_is_an_error(arguments, error, message):
+    with pytest.raises(error, match=message):
+        from_generator(**arguments)
+
+
+def test_arguments_that_change_nothing_are_accepted():
+    images = pictures(2, 4, 4, 1)
+    layer = from_generator(
+        data_format="channels_last", validation_split=0.0, preprocessing_function=None, dtype="float32"
+    )
+    assert np.array_equal(layer(images), images)
+    assert np.array_equal(from_generator()(images), images)
+
+
+def test_a_layer_takes_images_of_any_size():
+    layer = from_generator(rotation_range=30, fill_mode="reflect", seed=0)
+    sizes = tf.data.Dataset.from_generator(
+        lambda: (pictures(2, n, n + 1, 3) for n in (4, 7)),
+        output_signature=tf.TensorSpec((None, None, None, 3)),
+    )
+    assert [tuple(batch.shape) for batch in sizes.map(layer)] == [(2, 4, 5, 3), (2, 7, 8, 3)]
