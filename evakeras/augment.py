@@ -15,7 +15,16 @@ import keras
 import numpy as np
 from keras import ops
 
-__all__ = ["Cutout", "ImageDataAugmentation", "from_image_data_generator", "resize_and_rescale"]
+__all__ = [
+    "Cutout",
+    "ImageDataAugmentation",
+    "MixUp",
+    "SamplePairing",
+    "SamplePairingSchedule",
+    "basic",
+    "from_image_data_generator",
+    "resize_and_rescale",
+]
 
 
 def resize_and_rescale(size: int | tuple[int, int]) -> keras.Sequential:
@@ -39,6 +48,55 @@ def resize_and_rescale(size: int | tuple[int, int]) -> keras.Sequential:
     if len(sizes) != 2 or any(length != int(length) or length < 1 for length in sizes):
         raise ValueError(f"size={size!r} must be one or two whole numbers of pixels, at least 1")
     return keras.Sequential([keras.layers.Resizing(*sizes), keras.layers.Rescaling(1 / 255)])
+
+
+def basic(
+    *,
+    flip: str | None = None,
+    rotation: float = 0.0,
+    shift: float = 0.0,
+    zoom: float = 0.0,
+    fill_mode: str = "constant",
+    seed: int | None = None,
+) -> keras.Sequential:
+    """The everyday augmentation, as a list of Keras's own layers.
+
+    Args:
+        flip: None, "horizontal", "vertical" or "horizontal_and_vertical", each in half of the images.
+        rotation: up to this many degrees either way, 0 to 180.
+        shift: up to this part of the height and the width either way, 0 to 1.
+        zoom: up to this part larger or smaller, 0 to below 1; height and width alike.
+        fill_mode: what fills the corners: "constant" (0), "nearest", "reflect" or "wrap".
+        seed: integer that makes the random numbers repeat; each layer gets one of its own.
+
+    Returns:
+        A `Sequential` of those layers that have something to do, for float images `(N, H, W, C)`.
+
+    Raises:
+        ValueError: a value out of its range, or nothing to do.
+
+    Example:
+        >>> [layer.__class__.__name__ for layer in basic(flip="horizontal", rotation=15).layers]
+        ['RandomFlip', 'RandomRotation']
+    """
+    if flip not in (None, "horizontal", "vertical", "horizontal_and_vertical"):
+        raise ValueError(f"flip={flip!r} must be None, 'horizontal', 'vertical' or 'horizontal_and_vertical'")
+    for name, value, limit in (("rotation", rotation, 180), ("shift", shift, 1), ("zoom", zoom, 0.999)):
+        if not 0 <= value <= limit:
+            raise ValueError(f"{name}={value!r} must be between 0 and {limit}")
+    seeds = iter(range(seed, seed + 4) if seed is not None else [None] * 4)
+    layers = []
+    if flip:
+        layers.append(keras.layers.RandomFlip(flip, seed=next(seeds)))
+    if rotation:
+        layers.append(keras.layers.RandomRotation(rotation / 360, fill_mode, seed=next(seeds)))
+    if shift:
+        layers.append(keras.layers.RandomTranslation(shift, shift, fill_mode, seed=next(seeds)))
+    if zoom:
+        layers.append(keras.layers.RandomZoom((-zoom, zoom), fill_mode=fill_mode, seed=next(seeds)))
+    if not layers:
+        raise ValueError("basic: nothing to do; give flip, rotation, shift or zoom")
+    return keras.Sequential(layers)
 
 
 class _Key(keras.random.SeedGenerator):
@@ -128,6 +186,142 @@ class Cutout(_Augmentation):
 
     def get_config(self):
         return {**super().get_config(), "size": self.size, "fill_value": self.fill_value}
+
+
+@keras.saving.register_keras_serializable(package="evakeras")
+class MixUp(_Augmentation):
+    """Mix each image, and its label, with another one of the batch (Zhang and others 2018).
+
+    The arithmetic is Keras's own MixUp. This layer takes images and labels as `fit` and `tf.data` have them,
+    whole numbers too, and refuses what Keras's mixes silently wrong. The weight of each image is drawn from
+    Beta(alpha, alpha). Call it as `layer(images, labels)`, or map it over a pipeline.
+
+    Args:
+        alpha: above 0. Near 0 an image stays nearly pure; at 1 every weight is as likely.
+        classes: number of classes, for labels that are whole numbers; None for one-hot labels.
+        seed: integer that makes the mixing repeat.
+
+    Raises:
+        ValueError: alpha not above 0; whole-number labels without `classes`; labels of another shape.
+
+    Example:
+        >>> images, labels = MixUp(0.4, classes=10, seed=0)(np.ones((4, 8, 8, 1)), np.array([1, 2, 3, 4]))
+        >>> images.shape, labels.shape, float(ops.sum(labels))
+        (TensorShape([4, 8, 8, 1]), TensorShape([4, 10]), 4.0)
+
+    Reference:
+        mixup: beyond empirical risk minimization, arXiv:1710.09412.
+    """
+
+    def __init__(self, alpha=0.2, classes=None, seed=None, **options):
+        super().__init__(seed=seed, **options)
+        if not alpha > 0:
+            raise ValueError(f"alpha={alpha!r} must be above 0")
+        self.alpha, self.classes = alpha, classes
+        self.mixer = keras.layers.MixUp(alpha)
+        self.built = True  # nothing here has a shape
+
+    def call(self, images, labels, training=True):
+        return self._mix(images, labels, self.seed_generator if training else None)
+
+    def stateless(self, images, labels, seed):
+        """Mix with random numbers that follow from `seed` alone: a tensor of two integers."""
+        return self._mix(images, labels, _Key(seed, self.seed_generator.state.dtype))
+
+    def _mix(self, images, labels, draws):
+        images, labels = self._apply(images, None), self._one_hot(labels)
+        if draws is None:
+            return images, labels
+        drawn = self.mixer.get_random_transformation(images, seed=draws)
+        return self.mixer.transform_images(images, drawn), self.mixer.transform_labels(labels, drawn)
+
+    def _one_hot(self, labels):
+        shape, whole = labels.shape, "int" in keras.backend.standardize_dtype(labels.dtype)
+        if len(shape) == 1 and whole and self.classes:
+            return ops.one_hot(labels, self.classes, dtype=self.compute_dtype)
+        if len(shape) != 2 or whole or (self.classes or shape[1]) != shape[1]:
+            expected = f"{self.classes} classes" if self.classes else "one-hot labels; give `classes`"
+            raise ValueError(f"MixUp: labels {tuple(shape)} of {labels.dtype}; expected {expected}")
+        return ops.cast(labels, self.compute_dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "alpha": self.alpha, "classes": self.classes}
+
+
+@keras.saving.register_keras_serializable(package="evakeras")
+class SamplePairing(_Augmentation):
+    """Average each image with another one of the batch, of any class, and keep its label (Inoue 2018).
+
+    From N images N² can be made. Half of what the network sees then belongs to another label, so that its
+    training accuracy is low while this is on. `SamplePairingSchedule` turns it on and off.
+
+    Args:
+        seed: integer that makes the pairs repeat.
+
+    Example:
+        >>> black_and_white = np.array([0.0, 100.0] * 8).reshape(16, 1, 1, 1)
+        >>> sorted(set(SamplePairing(seed=0)(black_and_white).numpy().ravel().tolist()))
+        [0.0, 50.0, 100.0]
+
+    Reference:
+        Data augmentation by pairing samples for images classification, arXiv:1801.02929.
+    """
+
+    def __init__(self, seed=None, **options):
+        super().__init__(seed=seed, **options)
+        self.share = self.add_weight((), "ones", dtype="float32", trainable=False, name="share")
+        self.built = True
+
+    def turn(self, on: bool):
+        """Turn the pairing on or off, in a model or pipeline that is in use already too."""
+        self.share.assign(1.0 if on else 0.0)
+
+    def _augment(self, images, draws):
+        order = keras.random.shuffle(ops.arange(ops.shape(images)[0], dtype="int32"), seed=draws)
+        other = ops.take(images, order, axis=0)
+        return images + ops.cast(self.share, images.dtype) / 2 * (other - images)
+
+
+class SamplePairingSchedule(keras.callbacks.Callback):
+    """Turn `SamplePairing` on and off as the paper does: off, then on and off in turn, then off to fine-tune.
+
+    What holds in an epoch follows from its number alone, so that an interrupted run goes on as it should.
+
+    Args:
+        start: first epoch (from 0) with pairing.
+        stop: first epoch of the final fine-tuning without it.
+        on: how many epochs it is on in turn, at least 1.
+        off: how many epochs it is off in between, at least 0.
+        layer: the layer, if it is in a pipeline; None finds those in the model.
+
+    Raises:
+        ValueError: not 0 <= start <= stop, on or off too small; no SamplePairing in the model.
+
+    Example:
+        >>> schedule = SamplePairingSchedule(start=2, stop=8, on=2, off=1)
+        >>> [int(schedule.is_on(epoch)) for epoch in range(10)]
+        [0, 0, 1, 1, 0, 1, 1, 0, 0, 0]
+    """
+
+    def __init__(self, start, stop, on=8, off=2, layer=None):
+        super().__init__()
+        if not 0 <= start <= stop or on < 1 or off < 0:
+            raise ValueError(
+                f"start={start}, stop={stop}, on={on}, off={off}: 0 <= start <= stop, on >= 1, off >= 0"
+            )
+        self.start, self.stop, self.on, self.off, self.layer = start, stop, on, off, layer
+
+    def is_on(self, epoch):
+        """Whether there is pairing in the epoch, counted from 0."""
+        return self.start <= epoch < self.stop and (epoch - self.start) % (self.on + self.off) < self.on
+
+    def on_epoch_begin(self, epoch, logs=None):
+        found = [layer for layer in self.model.layers if isinstance(layer, SamplePairing)]
+        found = found if self.layer is None else [self.layer]
+        if not found:
+            raise ValueError("SamplePairingSchedule: the model has no SamplePairing layer; give `layer`")
+        for layer in found:
+            layer.turn(self.is_on(epoch))
 
 
 def from_image_data_generator(*, seed: int | None = None, **arguments) -> "ImageDataAugmentation":

@@ -5,6 +5,7 @@ scikit-learn; `batches` needs TensorFlow, CIFAR-10 and photographs need Pillow.
 """
 
 import contextlib
+import inspect
 import io
 import itertools
 import os
@@ -194,7 +195,8 @@ def batches(
         seed: integer that makes the shuffling repeat.
         augment: a layer or function from a batch of images to a batch of images; a layer is called with
             `training=True`. It runs one batch after another, so that its random numbers repeat. A layer with
-            a method `stateless(images, seed)`, as those of `augment.py`, runs in parallel and repeats too.
+            a method `stateless(images, seed)`, as those of `augment.py`, runs in parallel and repeats too. If
+            its `call` takes labels, as that of MixUp, it gets them and returns both.
 
     Returns:
         A `tf.data.Dataset` of `images` or `(images, labels)`, ready for `fit`.
@@ -218,20 +220,37 @@ def batches(
     images = tf.convert_to_tensor(x)
     labels = None if y is None else tf.convert_to_tensor(y)
 
-    def pick(index, key):
+    def pick(index):
         batch = tf.cast(tf.gather(images, index), "float32")
-        if parallel:
-            batch = augment.stateless(batch, key)
-        elif isinstance(augment, keras.Layer):
-            batch = augment(batch, training=True)
-        elif augment is not None:
-            batch = augment(batch)
         return batch if labels is None else (batch, tf.gather(labels, index))
 
-    parallel = hasattr(augment, "stateless")
-    keys = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).batch(2)  # one for each batch
-    picked = tf.data.Dataset.zip(order.batch(batch_size), keys)
-    return picked.map(pick, tf.data.AUTOTUNE if parallel else None).prefetch(tf.data.AUTOTUNE)
+    picked = order.batch(batch_size).map(pick)
+    if augment is not None:
+        picked = _augmented(picked, augment, seed)
+    return picked.prefetch(tf.data.AUTOTUNE)
+
+
+def _augmented(dataset, augment, seed):
+    """Augment every batch: its images, and its labels where the layer takes them."""
+    import tensorflow as tf
+
+    is_layer, parallel = isinstance(augment, keras.Layer), hasattr(augment, "stateless")
+    takes_labels = is_layer and "labels" in inspect.signature(augment.call).parameters
+    if takes_labels and not isinstance(dataset.element_spec, tuple):
+        raise ValueError(f"augment={augment.name} changes labels too: give y")
+
+    def change(batch, key):
+        images, *labels = batch if isinstance(batch, tuple) else (batch,)
+        given, kept = ([images, *labels], []) if takes_labels else ([images], labels)
+        if parallel:
+            changed = augment.stateless(*given, seed=key)
+        else:
+            changed = augment(*given, training=True) if is_layer else augment(*given)
+        return (changed, *kept) if kept else changed
+
+    # Two random numbers for each batch, from the seed, other ones in every epoch.
+    keys = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).batch(2)
+    return tf.data.Dataset.zip(dataset, keys).map(change, tf.data.AUTOTUNE if parallel else None)
 
 
 def _check_batches(x, y, batch_size):

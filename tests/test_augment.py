@@ -33,6 +33,7 @@ LAYERS = {
     "values": lambda **options: from_generator(
         channel_shift_range=40, brightness_range=(0.5, 1.5), **options
     ),
+    "pairs": augment.SamplePairing,
     "whole shifts": lambda **options: from_generator(
         width_shift_range=4, height_shift_range=[1, 3], fill_mode="wrap", **options
     ),
@@ -56,9 +57,10 @@ def test_images_keep_their_shape_and_range_and_become_float(make, shape, dtype):
     assert result.numpy().min() >= 0 and result.numpy().max() <= 255
 
 
-def test_every_image_is_changed_in_its_own_way(make):
+@pytest.mark.parametrize("name", [name for name in LAYERS if name != "pairs"])
+def test_every_image_is_changed_in_its_own_way(name):
     same = np.repeat(pictures(1, 16, 16, 1), 32, axis=0)
-    result = make(seed=0)(same).numpy()
+    result = LAYERS[name](seed=0)(same).numpy()
     assert len(np.unique(result.reshape(32, -1), axis=0)) > 8
 
 
@@ -210,6 +212,172 @@ def test_cutout_takes_what_the_authors_code_takes():
 def test_cutout_refuses_bad_sizes(size):
     with pytest.raises(ValueError, match="size="):
         augment.Cutout(size)
+
+
+# MixUp
+
+
+def test_mixup_is_the_arithmetic_of_the_paper():
+    images = pictures(40, 4, 4, 1).astype("float32")
+    labels = np.eye(40, dtype="float32")  # a class for every image: the label tells both weights and partner
+    mixed, mixed_labels = (result.numpy() for result in augment.MixUp(1.0, seed=0)(images, labels))
+    np.testing.assert_allclose(mixed_labels.sum(axis=1), 1, atol=1e-6)
+    assert ((mixed_labels > 0).sum(axis=1) <= 2).all()
+    np.testing.assert_allclose(np.tensordot(mixed_labels, images, 1), mixed, atol=1e-3)
+    own = np.diag(mixed_labels)
+    assert own.min() < 0.3 and own.max() > 0.7 and len(np.unique(own)) > 30
+
+
+def test_mixup_takes_whole_numbers_and_one_hot_labels_alike():
+    images, labels = pictures(6, 4, 4, 1), np.array([0, 2, 1, 1, 0, 2], "uint8")
+    whole = augment.MixUp(0.5, classes=3, seed=1)(images, labels)
+    one_hot = augment.MixUp(0.5, seed=1)(images, np.eye(3, dtype="float32")[labels])
+    for ours, theirs in zip(whole, one_hot, strict=True):
+        assert np.array_equal(ours, theirs)
+
+
+def test_mixup_at_inference_only_makes_labels_one_hot():
+    images, labels = pictures(3, 4, 4, 1), np.array([0, 2, 1])
+    kept, encoded = augment.MixUp(classes=3)(images, labels, training=False)
+    assert np.array_equal(kept, images) and np.array_equal(encoded, np.eye(3)[labels])
+
+
+@pytest.mark.parametrize(
+    "labels, classes",
+    [
+        (np.arange(4), None),
+        (np.arange(4.0), 10),
+        (np.arange(4.0), None),
+        (np.eye(4, 3), 10),
+        (np.eye(4, dtype="int64"), 4),
+        (np.zeros((4, 2, 2)), 2),
+    ],
+    ids=readable,
+)
+def test_mixup_refuses_labels_that_it_would_mix_wrongly(labels, classes):
+    with pytest.raises(ValueError, match="MixUp: labels"):
+        augment.MixUp(classes=classes)(np.zeros((4, 4, 4, 1)), labels)
+
+
+@pytest.mark.parametrize("alpha", [0, -1, float("nan")])
+def test_mixup_refuses_an_alpha_that_is_no_distribution(alpha):
+    with pytest.raises(ValueError, match="alpha="):
+        augment.MixUp(alpha)
+
+
+def test_mixup_in_a_pipeline_repeats_and_trains():
+    images, labels = pictures(40, 4, 4, 1), np.arange(40) % 4
+
+    def batches():
+        return data.batches(images, labels, 8, shuffle=True, seed=3, augment=augment.MixUp(classes=4))
+
+    for first, again in zip(batches(), batches(), strict=True):
+        assert all(np.array_equal(ours, theirs) for ours, theirs in zip(first, again, strict=True))
+    model = keras.Sequential([keras.Input((4, 4, 1)), layers.Flatten(), layers.Dense(4, "softmax")])
+    model.compile("sgd", "categorical_crossentropy")
+    model.fit(batches(), verbose=0)
+    mapped = tf.data.Dataset.from_tensor_slices((images, labels)).batch(8).map(augment.MixUp(classes=4))
+    assert next(iter(mapped))[1].shape == (8, 4)
+
+
+def test_mixup_without_labels_is_refused():
+    with pytest.raises(ValueError, match="give y"):
+        data.batches(pictures(4, 4, 4, 1), augment=augment.MixUp())
+
+
+# SamplePairing
+
+
+def test_sample_pairing_averages_pairs_and_mixes_any_class():
+    numbers = 2.0 ** np.arange(20)  # a sum of two tells which two
+    paired = augment.SamplePairing(seed=0)(numbers.reshape(20, 1, 1, 1)).numpy().ravel()
+    other = 2 * paired - numbers
+    assert np.array_equal(np.sort(other), numbers)  # everyone is the partner of one
+    assert (other != numbers).sum() > 10
+
+
+def test_sample_pairing_is_turned_on_and_off_where_it_is():
+    images = pictures(8, 4, 4, 1)
+    inside, outside = augment.SamplePairing(seed=0), augment.SamplePairing(seed=0)
+    model = keras.Sequential([keras.Input((4, 4, 1)), inside])
+    call = tf.function(lambda batch: model(batch, training=True))
+    pipeline = tf.data.Dataset.from_tensors(images).map(outside)
+    for on in (True, False, True):
+        inside.turn(on)
+        outside.turn(on)
+        for result in (call(images), next(iter(pipeline))):
+            assert np.array_equal(result, images) != on
+
+
+@given(start=st.integers(0, 6), length=st.integers(0, 12), on=st.integers(1, 4), off=st.integers(0, 3))
+def test_sample_pairing_schedule_is_off_at_both_ends_and_alternates_between(start, length, on, off):
+    schedule = augment.SamplePairingSchedule(start, start + length, on, off)
+    states = [schedule.is_on(epoch) for epoch in range(start + length + 5)]
+    expected = ([True] * on + [False] * off) * 20
+    assert states == [False] * start + expected[:length] + [False] * 5
+
+
+def test_sample_pairing_schedule_drives_the_layer_in_a_model_and_in_a_pipeline():
+    inside, outside, states = augment.SamplePairing(), augment.SamplePairing(), []
+
+    class Watch(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            states.append([float(inside.share.value), float(outside.share.value)])
+
+    model = keras.Sequential([keras.Input((2, 2, 1)), inside, layers.Flatten(), layers.Dense(1)])
+    model.compile("sgd", "mse", run_eagerly=True)
+    schedules = [augment.SamplePairingSchedule(1, 4, 1, 1, layer) for layer in (None, outside)]
+    model.fit(np.ones((4, 2, 2, 1)), np.ones((4, 1)), epochs=5, verbose=0, callbacks=[*schedules, Watch()])
+    assert states == [[0, 0], [1, 1], [0, 0], [1, 1], [0, 0]]
+
+
+def test_sample_pairing_schedule_without_a_layer_says_so():
+    model = keras.Sequential([keras.Input((1,)), layers.Dense(1)])
+    model.compile("sgd", "mse", run_eagerly=True)
+    with pytest.raises(ValueError, match="no SamplePairing layer"):
+        model.fit(
+            np.ones((2, 1)), np.ones((2, 1)), verbose=0, callbacks=[augment.SamplePairingSchedule(0, 1)]
+        )
+
+
+@pytest.mark.parametrize("settings", [(-1, 3), (4, 3), (0, 3, 0), (0, 3, 1, -1)], ids=readable)
+def test_sample_pairing_schedule_refuses_bad_epochs(settings):
+    with pytest.raises(ValueError, match="0 <= start <= stop"):
+        augment.SamplePairingSchedule(*settings)
+
+
+# The everyday list of layers
+
+
+def test_basic_is_a_list_of_kerass_layers_with_a_seed_each():
+    pipeline = augment.basic(flip="horizontal", rotation=36, shift=0.1, zoom=0.2, seed=5)
+    assert [type(layer).__name__ for layer in pipeline.layers] == [
+        "RandomFlip", "RandomRotation", "RandomTranslation", "RandomZoom",
+    ]  # fmt: skip
+    assert [layer.seed for layer in pipeline.layers] == [5, 6, 7, 8]
+    assert pipeline.layers[1].factor == pytest.approx((-0.1, 0.1))
+    images = pictures(16, 8, 8, 1).astype("float32")
+    again = augment.basic(flip="horizontal", rotation=36, shift=0.1, zoom=0.2, seed=5)
+    result = pipeline(images, training=True).numpy()
+    assert np.array_equal(again(images, training=True), result) and not np.array_equal(result, images)
+    assert np.array_equal(pipeline(images, training=False), images)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({}, "nothing to do"),
+        ({"rotation": -1}, "rotation=-1"),
+        ({"rotation": 200}, "rotation=200"),
+        ({"shift": 1.5}, "shift=1.5"),
+        ({"zoom": 1.0}, "zoom=1.0"),
+        ({"flip": "sideways"}, "sideways"),
+    ],
+    ids=readable,
+)
+def test_basic_refuses_what_makes_no_sense(settings, message):
+    with pytest.raises(ValueError, match=message):
+        augment.basic(**settings)
 
 
 # The way out of ImageDataGenerator

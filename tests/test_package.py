@@ -17,7 +17,9 @@ import evakeras
 PACKAGE = Path(evakeras.__file__).parent
 MODULES = sorted(file.stem for file in PACKAGE.glob("*.py") if not file.stem.startswith("__"))
 PUBLIC = {
-    "augment": ["Cutout", "from_image_data_generator", "resize_and_rescale"],
+    "augment": [
+        "Cutout", "MixUp", "SamplePairing", "basic", "from_image_data_generator", "resize_and_rescale",
+    ],
     "data": ["ImageDataset", "batches", "load_cifar10", "load_digits", "load_mnist", "load_photo"],
     "evaluate": ["gap", "misclassified", "summarize"],
     "models": ["PROGRESSION", "build", "receptive_field"],
