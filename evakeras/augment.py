@@ -8,22 +8,38 @@ This file works alone: copy it into an assignment and `import augment`. It needs
 TensorFlow backend the layers also run inside `tf.data`.
 """
 
+import itertools
+import json
 import math
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import keras
 import numpy as np
+import scipy.special
 from keras import ops
+from tqdm import tqdm
 
 __all__ = [
+    "OPERATIONS",
     "Cutout",
     "ImageDataAugmentation",
     "MixUp",
+    "Policy",
+    "PolicySearch",
+    "RandAugment",
     "SamplePairing",
     "SamplePairingSchedule",
+    "SmartAugmentation",
     "basic",
     "from_image_data_generator",
     "resize_and_rescale",
+    "same_class",
+    "search_policy",
 ]
 
 
@@ -731,3 +747,492 @@ def _brighten(images, brightness):
     low, high = ops.where(own, low, 0), ops.where(own, high, 255)
     factor = ops.cast(brightness, images.dtype)[:, None, None, None]
     return ops.clip((images - low) * factor, 0, high - low) + low
+
+
+# Operations on images in [0, 1], with a magnitude in [-1, 1] for each image
+
+
+def _grow(values, images):
+    """One number for each image, ready to be broadcast over it."""
+    return ops.cast(values, images.dtype)[:, None, None, None]
+
+
+def _blend(other, images, magnitude):
+    """From `other` (-1) over the images (0) away from it (1), as Pillow's enhancers do, by up to 0.9."""
+    return other + (1 + 0.9 * _grow(magnitude, images)) * (images - other)
+
+
+def _gray(images):
+    weights = {3: (0.299, 0.587, 0.114)}.get(images.shape[-1], (1 / images.shape[-1],) * images.shape[-1])
+    return ops.sum(images * ops.convert_to_tensor(weights, images.dtype), axis=-1, keepdims=True)
+
+
+def _contrast(images, magnitude):
+    return _blend(ops.mean(_gray(images), axis=(1, 2), keepdims=True), images, magnitude)
+
+
+def _sharpness(images, magnitude):
+    """Against a picture that is smoothed everywhere but at its border."""
+    channels = images.shape[-1]
+    kernel = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]]).reshape(3, 3, 1, 1) / 13
+    kernel = ops.convert_to_tensor(np.tile(kernel, (1, 1, channels, 1)), images.dtype)
+    smooth = ops.depthwise_conv(images, kernel, 1, "same")
+    height, width = ops.shape(images)[1:3]
+    row, column = ops.arange(height)[:, None], ops.arange(width)[None]
+    inner = (row > 0) & (row < height - 1) & (column > 0) & (column < width - 1)
+    return _blend(ops.where(inner[None, :, :, None], smooth, images), images, magnitude)
+
+
+def _autocontrast(images, magnitude):
+    low = ops.min(images, axis=(1, 2), keepdims=True, initial=np.inf)
+    high = ops.max(images, axis=(1, 2), keepdims=True, initial=-np.inf)
+    return ops.where(high > low, (images - low) / ops.maximum(high - low, 1e-6), images)
+
+
+def _equalize(images, magnitude=None):
+    """Equalize each image and channel by a histogram of 256 values."""
+    count, height, width, channels = ops.shape(images)
+    level = ops.cast(ops.floor(images * 255 + 0.5), "int32")
+    plane = ops.arange(count, dtype="int32")[:, None, None, None] * channels + ops.arange(
+        channels, dtype="int32"
+    )
+    place = plane * 256 + level
+    ones = ops.ones_like(ops.reshape(place, (-1,)), dtype="float32")
+    counts = ops.segment_sum(ones, ops.reshape(place, (-1,)), count * channels * 256)
+    below = ops.cumsum(ops.reshape(counts, (-1, 256)), axis=1)
+    darkest = ops.min(ops.where(below > 0, below, np.inf), axis=1, keepdims=True, initial=np.inf)
+    spread = ops.cast(height * width, "float32") - darkest
+    table = ops.floor(255 * (below - darkest) / ops.maximum(spread, 1) + 0.5) / 255
+    table = ops.where(spread > 0, table, ops.arange(256, dtype="float32") / 255)
+    return ops.cast(ops.take(ops.reshape(table, (-1,)), place), images.dtype)
+
+
+def _posterize(images, magnitude):
+    """Keep 8 to 4 bits."""
+    step = 2 ** ops.floor(4 * ops.abs(_grow(magnitude, images)) + 0.5)
+    return ops.floor(ops.floor(images * 255 + 0.5) / step) * step / 255
+
+
+def _solarize(images, magnitude):
+    """Invert what is not darker than a threshold: of 256 grey values none at 0, all at full magnitude."""
+    threshold = (256 * (1 - ops.abs(_grow(magnitude, images))) - 0.5) / 255
+    return ops.where(images > threshold, 1 - images, images)
+
+
+_ON_VALUES = {
+    "identity": lambda images, magnitude: images,
+    "autocontrast": _autocontrast,
+    "equalize": _equalize,
+    "posterize": _posterize,
+    "solarize": _solarize,
+    "brightness": lambda images, magnitude: _blend(0 * images, images, magnitude),
+    "color": lambda images, magnitude: _blend(_gray(images), images, magnitude),
+    "contrast": _contrast,
+    "sharpness": _sharpness,
+}
+_ON_PLACES = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
+
+OPERATIONS = (*_ON_VALUES, *_ON_PLACES)
+"""What RandAugment and a policy can do to an image.
+
+At full magnitude: rotate by 30 degrees, shear by 0.3, translate by 0.45 of the side, posterize to 4 bits,
+solarize everything, and brightness, color, contrast and sharpness by a factor of 0.1 or 1.9. autocontrast,
+equalize and identity have no magnitude.
+"""
+
+
+def _check_operations(operations, value_range):
+    unknown = sorted(set(operations) - set(OPERATIONS))
+    if unknown or not operations:
+        raise ValueError(f"operations: {unknown or 'none'}; known are {', '.join(OPERATIONS)}")
+    if len(value_range) != 2 or not value_range[0] < value_range[1]:
+        raise ValueError(f"value_range={value_range!r} must be two numbers, the lower one first")
+
+
+class _Operations(_Augmentation):
+    """Applies one of `operations` to each image, chosen by number."""
+
+    def __init__(self, operations=OPERATIONS, value_range=(0, 255), seed=None, **options):
+        super().__init__(seed=seed, **options)
+        _check_operations(operations, value_range)
+        self.operations, self.value_range = tuple(operations), tuple(value_range)
+
+    def _augment(self, images, draws):
+        low, high = self.value_range
+        images = ops.clip((images - low) / (high - low), 0, 1)
+        for chosen, magnitude in self._steps(ops.shape(images)[0], draws):
+            images = self._operate(images, chosen, magnitude)
+        return images * (high - low) + low
+
+    def _operate(self, images, chosen, magnitude):
+        result = images
+        for number, name in enumerate(self.operations):
+            if name in _ON_VALUES:
+                here = (chosen == number)[:, None, None, None]
+                result = ops.where(here, _ON_VALUES[name](images, magnitude), result)
+        if set(self.operations) & set(_ON_PLACES):
+            matrix = self._matrix(ops.shape(images), chosen, magnitude)
+            result = _sample(result, matrix, "constant", 0.0, 1)
+        return ops.clip(result, 0, 1)
+
+    def _matrix(self, shape, chosen, magnitude):
+        """As `_matrix`, but about the centre of any image: each has one operation at most."""
+
+        def of(name, most):
+            number = self.operations.index(name) if name in self.operations else -1
+            return ops.where(chosen == number, most * magnitude, 0.0)
+
+        height, width = (ops.cast(length, "float32") for length in shape[1:3])
+        angle = of("rotate", math.pi / 6)
+        yx, xy = ops.sin(angle) + of("shear_y", 0.3), of("shear_x", 0.3) - ops.sin(angle)
+        middle_y, middle_x = (height - 1) / 2, (width - 1) / 2
+        y = (1 - ops.cos(angle)) * middle_y - yx * middle_x + of("translate_y", 0.45) * height
+        x = (1 - ops.cos(angle)) * middle_x - xy * middle_y + of("translate_x", 0.45) * width
+        rows = (ops.cos(angle), yx, y, xy, ops.cos(angle), x)
+        return ops.reshape(ops.stack(rows, axis=1), (-1, 2, 3))
+
+    def _sign(self, count, draws):
+        return ops.where(keras.random.uniform((count,), seed=draws) < 0.5, -1.0, 1.0)
+
+    def get_config(self):
+        own = {"operations": self.operations, "value_range": self.value_range}
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable(package="evakeras")
+class RandAugment(_Operations):
+    """Apply a few operations to each image, chosen at random for every image anew (Cubuk and others 2020).
+
+    Keras's own layer of this name chooses once for a whole batch and turns in one direction only.
+
+    Args:
+        count: how many operations follow each other, at least 1.
+        magnitude: how strong they are, 0 to 1; the paper's M is this times 30. The direction is random.
+        operations: names from `OPERATIONS`, each as likely as the others.
+        value_range: lowest and highest value of the images; what is outside is clipped.
+        seed: integer that makes the choices repeat.
+
+    Raises:
+        ValueError: a value out of range, an unknown operation.
+
+    Example:
+        >>> images = RandAugment(value_range=(0, 1), seed=0)(np.random.rand(4, 32, 32, 3))
+        >>> images.shape, bool(ops.max(images) <= 1)
+        (TensorShape([4, 32, 32, 3]), True)
+
+    Reference:
+        RandAugment: practical automated data augmentation with a reduced search space, arXiv:1909.13719.
+    """
+
+    def __init__(
+        self, count=2, magnitude=0.3, operations=OPERATIONS, value_range=(0, 255), seed=None, **options
+    ):
+        super().__init__(operations, value_range, seed, **options)
+        if count < 1 or not 0 <= magnitude <= 1:
+            raise ValueError(f"count={count}, magnitude={magnitude}: at least 1, between 0 and 1")
+        self.count, self.magnitude = count, magnitude
+
+    def _steps(self, count, draws):
+        for _ in range(self.count):
+            chosen = keras.random.randint((count,), 0, len(self.operations), "int32", draws)
+            yield chosen, self.magnitude * self._sign(count, draws)
+
+    def get_config(self):
+        return {**super().get_config(), "count": self.count, "magnitude": self.magnitude}
+
+
+@keras.saving.register_keras_serializable(package="evakeras")
+class Policy(_Operations):
+    """Apply one of several sub-policies to each image, as AutoAugment does (Cubuk and others 2019).
+
+    Args:
+        subpolicies: a list of lists of (operation, probability, magnitude), the last two in [0, 1]. The
+            steps of a sub-policy follow each other, each with its probability, in a random direction.
+        value_range: lowest and highest value of the images; what is outside is clipped.
+        seed: integer that makes the choices repeat.
+
+    Raises:
+        ValueError: no sub-policies, an empty one, an unknown operation, a number out of range.
+
+    Example:
+        >>> policy = Policy([[("rotate", 1.0, 0.5), ("solarize", 0.2, 1.0)], [("shear_x", 0.7, 0.3)]])
+        >>> policy(np.zeros((4, 28, 28, 1)), training=True).shape
+        TensorShape([4, 28, 28, 1])
+
+    Reference:
+        AutoAugment: learning augmentation policies from data, arXiv:1805.09501.
+    """
+
+    def __init__(self, subpolicies, value_range=(0, 255), seed=None, **options):
+        subpolicies = tuple(tuple(tuple(step) for step in steps) for steps in subpolicies)
+        if not subpolicies or not all(subpolicies):
+            raise ValueError(f"subpolicies={subpolicies} must be a list of lists of steps, none empty")
+        for name, probability, magnitude in itertools.chain(*subpolicies):
+            if not (0 <= probability <= 1 and 0 <= magnitude <= 1):
+                raise ValueError(
+                    f"{name}: probability {probability} and magnitude {magnitude} must be in [0, 1]"
+                )
+        names = {step[0]: None for step in itertools.chain(*subpolicies)}  # in order, each once
+        super().__init__(
+            ["identity", *(name for name in names if name != "identity")], value_range, seed, **options
+        )
+        self.subpolicies = subpolicies
+
+    def _steps(self, count, draws):
+        which = keras.random.randint((count,), 0, len(self.subpolicies), "int32", draws)
+        for steps in itertools.zip_longest(*self.subpolicies, fillvalue=("identity", 0.0, 0.0)):
+            names, probabilities, magnitudes = zip(*steps, strict=True)
+            numbers = np.array([self.operations.index(name) for name in names], "int32")
+            happens = keras.random.uniform((count,), seed=draws) < self._pick(probabilities, which)
+            chosen = ops.where(happens, ops.take(ops.convert_to_tensor(numbers), which), 0)
+            yield chosen, self._pick(magnitudes, which) * self._sign(count, draws)
+
+    @staticmethod
+    def _pick(values, which):
+        return ops.take(ops.convert_to_tensor(np.array(values, "float32")), which)
+
+    def get_config(self):
+        config = {**super().get_config(), "subpolicies": self.subpolicies}
+        del config["operations"]
+        return config
+
+
+class PolicySearch(NamedTuple):
+    """What `search_policy` found.
+
+    `best` are the sub-policies with the highest reward, for `Policy`. `rewards` and `policies` tell what was
+    tried, one of each per trial. `shares`, `(trials, operations)`, is the share of each of `operations` in
+    what the controller would have drawn after each trial.
+    """
+
+    best: list
+    rewards: list
+    policies: list
+    operations: tuple
+    shares: np.ndarray
+
+
+def search_policy(
+    reward: Callable[[Policy], float],
+    *,
+    trials: int = 60,
+    subpolicies: int = 2,
+    operations: Sequence[str] = OPERATIONS,
+    value_range: tuple[float, float] = (0, 255),
+    rate: float = 0.3,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    progress: bool = True,
+) -> PolicySearch:
+    """Learn an augmentation policy by REINFORCE (Williams 1992), a small version of AutoAugment.
+
+    A controller draws the operation, the probability and the magnitude of each step, each from a distribution
+    of its own. `reward` trains a small model with that policy and tells its validation accuracy. If that was
+    better than usual, what was drawn becomes more likely. (AutoAugment's controller is a recurrent network.)
+
+    Args:
+        reward: function from a `Policy` layer to a number, the higher the better.
+        trials: how many policies are tried.
+        subpolicies: how many a policy consists of, each of two steps.
+        operations: names from `OPERATIONS` to choose from.
+        value_range: lowest and highest value of the images.
+        rate: learning rate of the controller.
+        seed: integer that makes the draws repeat.
+        folder: where finished trials are kept, so that a search that was interrupted goes on.
+        progress: whether to show a progress bar where there is a terminal or a notebook.
+
+    Returns:
+        A `PolicySearch`.
+
+    Raises:
+        ValueError: a number below 1, an unknown operation, a reward that is no finite number, a folder in
+            which a search with other settings is kept.
+
+    Example:
+        >>> likes_turns = lambda policy: str(policy.subpolicies).count("rotate")
+        >>> found = search_policy(likes_turns, operations=("identity", "rotate"), progress=False)
+        >>> bool(found.shares[-1, 1] > found.shares[0, 1])
+        True
+
+    Reference:
+        Williams: Simple statistical gradient-following algorithms, 1992; AutoAugment, arXiv:1805.09501.
+    """
+    if min(trials, subpolicies) < 1 or not rate > 0:
+        raise ValueError(f"trials={trials}, subpolicies={subpolicies}, rate={rate}: must be above 0")
+    _check_operations(operations, value_range)
+    settings = [subpolicies, list(operations), list(value_range), rate, seed]
+    file = Path(folder) / "search.json" if folder is not None else None
+    done = _kept_trials(file, settings)
+    controller = _Controller(subpolicies, operations, rate, seed)
+    shares = []
+    shown = progress and ("ipykernel" in sys.modules or sys.stderr.isatty())
+    for trial in tqdm(range(trials), "policy search", disable=not shown):
+        drawn = controller.draw(trial)
+        if trial == len(done):
+            done.append(float(reward(Policy(controller.steps(drawn), value_range, seed=trial))))
+            if not np.isfinite(done[-1]):
+                raise ValueError(f"reward returned {done[-1]} for {controller.steps(drawn)}")
+            _keep_trials(file, settings, done)
+        controller.learn(drawn, done[trial])
+        shares.append(controller.shares())
+    policies = controller.tried
+    return PolicySearch(
+        policies[int(np.argmax(done[:trials]))], done[:trials], policies, tuple(operations), np.array(shares)
+    )
+
+
+class _Controller:
+    """Independent categorical distributions over the choices of every step, learned by REINFORCE."""
+
+    GRID = np.linspace(0, 1, 6)  # probabilities and magnitudes to choose from
+
+    def __init__(self, subpolicies, operations, rate, seed):
+        self.operations, self.rate, self.seed = operations, rate, seed
+        kinds = (len(operations), len(self.GRID), len(self.GRID))
+        self.logits = [np.zeros((subpolicies, 2, kind)) for kind in kinds]
+        self.rewards, self.tried = [], []
+
+    def _probabilities(self):
+        return [scipy.special.softmax(logits, axis=-1) for logits in self.logits]
+
+    def draw(self, trial):
+        """One number for each choice, which follow from the seed, the trial and what was learned."""
+        rng = np.random.default_rng((self.seed, trial))
+        cumulated = [p.cumsum(axis=-1) for p in self._probabilities()]
+        return [np.minimum((rng.random((*c.shape[:2], 1)) > c).sum(-1), c.shape[-1] - 1) for c in cumulated]
+
+    def steps(self, drawn):
+        """The sub-policies that numbers stand for."""
+        return [
+            [
+                (self.operations[o], float(self.GRID[p]), float(self.GRID[m]))
+                for o, p, m in zip(*step, strict=True)
+            ]
+            for step in zip(*drawn, strict=True)
+        ]
+
+    def learn(self, drawn, reward):
+        """Move towards what was drawn, by how many standard deviations the reward was better than usual."""
+        self.tried.append(self.steps(drawn))
+        usual, spread = (np.mean(self.rewards), np.std(self.rewards)) if self.rewards else (reward, 0)
+        self.rewards.append(reward)
+        advantage = (reward - usual) / spread if spread > 0 else 0.0
+        for logits, chosen, p in zip(self.logits, drawn, self._probabilities(), strict=True):
+            logits += self.rate * advantage * (np.eye(logits.shape[-1])[chosen] - p)
+
+    def shares(self):
+        return self._probabilities()[0].mean(axis=(0, 1))
+
+
+def _kept_trials(file, settings):
+    if file is None or not file.exists():
+        return []
+    try:
+        kept = json.loads(file.read_text())
+        found, rewards = kept["settings"], [float(reward) for reward in kept["rewards"]]
+    except (ValueError, KeyError, TypeError) as problem:
+        raise ValueError(f"{file} is damaged: {problem}") from problem
+    if found != settings:
+        raise ValueError(f"{file} is of a search with other settings: {found}, now {settings}")
+    return rewards
+
+
+def _keep_trials(file, settings, rewards):
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_name(f"draft-{file.name}")
+        draft.write_text(json.dumps({"settings": settings, "rewards": rewards}))
+        draft.replace(file)  # whole or not at all
+
+
+def same_class(labels: np.ndarray, k: int = 2, seed: int = 0) -> np.ndarray:
+    """Group every image with others of its class, for `SmartAugmentation`.
+
+    Args:
+        labels: whole numbers `(N,)`.
+        k: images to merge, at least 1.
+        seed: integer that makes the choice repeat.
+
+    Returns:
+        int64 array `(N, k + 1)`: for every image the numbers of `k` others of its class and, last, its own.
+        Where a class has one image only, its group is that image alone.
+
+    Raises:
+        ValueError: labels that are no whole numbers `(N,)`, N > 0; k below 1.
+
+    Example:
+        >>> labels = np.array([0, 1, 0, 1, 0])
+        >>> bool((labels[same_class(labels)] == labels[:, None]).all())
+        True
+    """
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or len(labels) == 0 or labels.dtype.kind not in "ui" or k < 1:
+        raise ValueError(f"labels {labels.shape} of {labels.dtype} must be whole numbers (N,), N > 0; k={k}")
+    rng = np.random.default_rng(seed)
+    groups = np.empty((len(labels), k + 1), np.int64)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        others = rng.integers(0, max(len(members) - 1, 1), (len(members), k))
+        others += (others >= np.arange(len(members))[:, None]) & (len(members) > 1)  # never oneself
+        groups[members] = np.column_stack([members[others], members])
+    return groups
+
+
+class SmartAugmentation(keras.Model):
+    """A network that learns to merge images of one class, trained together with a classifier (Lemley 2017).
+
+    Network A merges `k` images into one. Network B, the classifier, learns from the merged image and from a
+    real one. The loss is `alpha` times the mean squared error between the two images, plus `beta` times B's
+    loss. Fit it on `images[same_class(labels, k)]` and `labels`; then use `classifier`, and forget A.
+
+    Args:
+        classifier: a built Keras model from images `(H, W, C)` in [0, 1] to class probabilities.
+        k: how many images are merged.
+        alpha: weight of the merged image's distance.
+        beta: weight of the classifier's loss.
+
+    Example:
+        >>> some = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")]
+        >>> smart = SmartAugmentation(keras.Sequential(some))
+        >>> smart.merge(np.zeros((5, 3, 8, 8, 1))).shape
+        TensorShape([5, 8, 8, 1])
+
+    Reference:
+        Smart Augmentation: learning an optimal data augmentation strategy, arXiv:1703.08383.
+    """
+
+    def __init__(self, classifier, k=2, alpha=0.3, beta=0.7, **options):
+        super().__init__(**options)
+        channels = classifier.inputs[0].shape[-1]
+        convolution = partial(keras.layers.Conv2D, kernel_size=3, padding="same")
+        self.merger = keras.Sequential(
+            [
+                keras.Input((*classifier.inputs[0].shape[1:-1], k * channels)),
+                convolution(16, activation="relu"),
+                convolution(16, activation="relu"),
+                convolution(channels, activation="sigmoid"),
+            ]
+        )
+        self.classifier, self.k, self.alpha, self.beta = classifier, k, alpha, beta
+
+    def merge(self, groups):
+        """The images that network A makes of the first `k` of each group, `(N, k + 1, H, W, C)`."""
+        return self.merger(ops.concatenate([groups[:, i] for i in range(self.k)], axis=-1))
+
+    def call(self, images, training=False):
+        """Class probabilities; of groups, those of the merged images and then those of the real ones."""
+        if len(images.shape) == 4:  # ordinary images, to validate
+            return self.classifier(images, training=training)
+        merged, real = self.merge(images), images[:, self.k]
+        self.add_loss(self.alpha / self.beta * ops.mean(ops.square(merged - real)))
+        return self.classifier(ops.concatenate([merged, real], axis=0), training=training)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        loss = super().compute_loss(x, self._twice(x, y), y_pred, sample_weight, training)
+        return self.beta * loss
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        return super().compute_metrics(x, self._twice(x, y), y_pred, sample_weight)
+
+    def _twice(self, x, y):
+        return ops.concatenate([y, y], axis=0) if len(x.shape) == 5 else y

@@ -8,9 +8,10 @@ from conftest import readable
 from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers
+from PIL import Image, ImageEnhance, ImageOps
 from tensorflow.keras.preprocessing.image import ImageDataGenerator
 
-from evakeras import augment, data
+from evakeras import augment, data, normalize
 
 RNG = np.random.default_rng(0)
 SHAPES = [(9, 14, 3), (8, 8, 1), (1, 5, 3)]
@@ -34,6 +35,10 @@ LAYERS = {
         channel_shift_range=40, brightness_range=(0.5, 1.5), **options
     ),
     "pairs": augment.SamplePairing,
+    "randaugment": augment.RandAugment,
+    "policy": lambda **options: augment.Policy(
+        [[("rotate", 0.9, 1.0), ("solarize", 0.8, 0.7)], [("shear_x", 1.0, 0.5)]], **options
+    ),
     "whole shifts": lambda **options: from_generator(
         width_shift_range=4, height_shift_range=[1, 3], fill_mode="wrap", **options
     ),
@@ -61,7 +66,7 @@ def test_images_keep_their_shape_and_range_and_become_float(make, shape, dtype):
 def test_every_image_is_changed_in_its_own_way(name):
     same = np.repeat(pictures(1, 16, 16, 1), 32, axis=0)
     result = LAYERS[name](seed=0)(same).numpy()
-    assert len(np.unique(result.reshape(32, -1), axis=0)) > 8
+    assert len(np.unique(result.reshape(32, -1), axis=0)) > 3
 
 
 def test_nothing_happens_at_inference(make):
@@ -378,6 +383,263 @@ def test_basic_is_a_list_of_kerass_layers_with_a_seed_each():
 def test_basic_refuses_what_makes_no_sense(settings, message):
     with pytest.raises(ValueError, match=message):
         augment.basic(**settings)
+
+
+# RandAugment, policies
+
+
+def operate(images, name, magnitude):
+    """One operation at one magnitude, upwards or to the right, on images in [0, 255]."""
+    layer = augment.RandAugment(operations=(name,))
+    chosen = np.zeros(len(images), "int32")
+    magnitude = np.full(len(images), magnitude, "float32")
+    return 255 * layer._operate(images.astype("float32") / 255, chosen, magnitude).numpy()
+
+
+@pytest.mark.parametrize("factor", [0.1, 0.7, 1.0, 1.3, 1.9])
+@pytest.mark.parametrize(
+    "name, enhancer",
+    [
+        ("brightness", ImageEnhance.Brightness),
+        ("color", ImageEnhance.Color),
+        ("contrast", ImageEnhance.Contrast),
+        ("sharpness", ImageEnhance.Sharpness),
+    ],
+)
+def test_enhancing_is_pillows(name, enhancer, factor, photos):
+    image = photos[0, :64, :80]
+    expected = np.asarray(enhancer(Image.fromarray(image)).enhance(factor), "float32")
+    ours = operate(image[None], name, (factor - 1) / 0.9)[0]
+    assert np.abs(ours - expected).max() < 2.5  # Pillow rounds twice
+
+
+@pytest.mark.parametrize("name, function", [("autocontrast", ImageOps.autocontrast)])
+def test_autocontrast_is_pillows(name, function, photos):
+    image = (photos[0, :64, :80] // 2 + 40).astype("uint8")
+    expected = np.asarray(function(Image.fromarray(image)), "float32")
+    assert np.abs(operate(image[None], name, 1.0)[0] - expected).max() < 1.5
+
+
+@pytest.mark.parametrize("magnitude, threshold", [(0.0, 256), (0.5, 128), (1.0, 0)])
+def test_solarize_is_pillows(magnitude, threshold):
+    image = pictures(16, 16, 3)
+    expected = np.asarray(ImageOps.solarize(Image.fromarray(image), threshold))
+    for signed in (magnitude, -magnitude):
+        np.testing.assert_allclose(operate(image[None], "solarize", signed)[0], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("magnitude, kept", [(0.0, 8), (0.25, 7), (0.5, 6), (1.0, 4)])
+def test_posterize_is_pillows(magnitude, kept):
+    image = pictures(16, 16, 3)
+    expected = np.asarray(ImageOps.posterize(Image.fromarray(image), kept))
+    np.testing.assert_allclose(operate(image[None], "posterize", magnitude)[0], expected, atol=1e-3)
+
+
+@given(seed=st.integers(0, 1000), channels=st.sampled_from([1, 3]), levels=st.integers(1, 256))
+def test_equalize_is_that_of_each_image_and_channel(seed, channels, levels):
+    images = np.random.default_rng(seed).integers(0, levels, (3, 7, 5, channels)).astype("uint8")
+    np.testing.assert_allclose(operate(images, "equalize", 0.0), normalize.equalize(images), atol=1e-3)
+
+
+def test_rotation_turns_about_the_centre_and_translation_moves_by_part_of_the_side():
+    dot = np.zeros((1, 21, 11, 1), "uint8")
+    dot[0, 10, 5, 0] = 255  # the centre
+    assert np.argwhere(operate(dot, "rotate", 1.0) > 254).tolist() == [[0, 10, 5, 0]]
+    for name, axis, side in (("translate_y", 1, 21), ("translate_x", 2, 11)):
+        moved = operate(dot, name, 2 / side / 0.45)
+        assert np.argwhere(moved > 254).tolist() == [[0, 8, 5, 0] if axis == 1 else [0, 10, 3, 0]]
+
+
+@pytest.mark.parametrize("name", augment.OPERATIONS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_operations_keep_the_range_and_small_magnitudes_do_little(name, channels):
+    images = np.linspace(0, 255, 2 * 9 * 8 * channels).reshape(2, 9, 8, channels)
+    for magnitude in (-1.0, -0.4, 0.4, 1.0):
+        result = operate(images, name, magnitude)
+        assert result.min() >= 0 and result.max() <= 255.001
+    if name not in ("autocontrast", "equalize"):
+        np.testing.assert_allclose(operate(images, name, 0.0), images, atol=1)  # posterize rounds
+
+
+def test_randaugment_chooses_for_every_image_anew():
+    image = pictures(1, 12, 12, 3)
+    same = np.repeat(image, 200, axis=0)
+    result = augment.RandAugment(count=1, magnitude=0.5, seed=0)(same).numpy().reshape(200, -1)
+    # Twelve operations that change this image, nine of them in two directions; identity leaves it.
+    assert 12 < len(np.unique(result.round(2), axis=0)) <= 25
+
+
+def test_randaugment_takes_the_count_and_the_operations_that_it_is_given():
+    images = pictures(64, 6, 6, 1).astype("float32")
+    turned = augment.RandAugment(2, 1.0, ("solarize",), seed=0)(images)  # twice inverted
+    np.testing.assert_allclose(turned, images, atol=1e-3)
+    unit = augment.RandAugment(value_range=(0, 1), seed=0)(images / 255)
+    np.testing.assert_allclose(255 * unit, augment.RandAugment(seed=0)(images), atol=0.01)
+
+
+def test_policy_applies_a_subpolicy_to_each_image_with_its_probabilities():
+    images = np.full((4000, 2, 2, 1), 51, "uint8")
+    inverted, darker, both = 204, 51 * 0.1, 204 * 0.1
+    policy = augment.Policy(
+        [[("solarize", 1.0, 1.0)], [("solarize", 0.25, 1.0), ("identity", 1.0, 0.0)]], seed=0
+    )
+    found = policy(images).numpy()[:, 0, 0, 0]
+    assert set(found.round(1)) == {51, inverted}
+    assert np.mean(found > 100) == pytest.approx(0.5 + 0.5 * 0.25, abs=0.04)
+    policy = augment.Policy([[("solarize", 0.5, 1.0), ("brightness", 0.5, 1.0)]], seed=0)
+    found = policy(images).numpy()[:, 0, 0, 0]
+    for value in (darker, both):  # brightness goes down in half of its cases
+        assert np.mean(np.abs(found - value) < 0.1) == pytest.approx(0.125, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: augment.RandAugment(count=0), "count=0"),
+        (lambda: augment.RandAugment(magnitude=1.5), "magnitude=1.5"),
+        (
+            lambda: augment.RandAugment(operations=("invert",)),
+            r"operations: \['invert'\]; known are identity",
+        ),
+        (lambda: augment.RandAugment(operations=()), "operations: none"),
+        (lambda: augment.RandAugment(value_range=(1, 0)), r"value_range=\(1, 0\)"),
+        (lambda: augment.Policy([]), "subpolicies"),
+        (lambda: augment.Policy([[("rotate", 1.0, 0.5)], []]), "subpolicies"),
+        (lambda: augment.Policy([[("rotate", 1.5, 0.5)]]), "rotate: probability 1.5"),
+        (lambda: augment.Policy([[("spin", 1.0, 0.5)]]), "spin"),
+    ],
+    ids=range(9),
+)
+def test_operations_that_make_no_sense_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# Policy search
+
+
+def count_rotations(policy):
+    return sum(step[0] == "rotate" for steps in policy.subpolicies for step in steps)
+
+
+def search(reward=count_rotations, **changes):
+    settings = {"trials": 40, "operations": ("identity", "rotate", "solarize"), "progress": False, **changes}
+    return augment.search_policy(reward, **settings)
+
+
+def test_search_learns_what_is_rewarded():
+    found = search(trials=80)
+    assert found.shares.shape == (80, 3)
+    np.testing.assert_allclose(found.shares.sum(axis=1), 1)
+    assert found.shares[-1, 1] > 0.8 and found.shares[0, 1] < 0.4
+    assert max(found.rewards) == count_rotations(augment.Policy(found.best)) == 4
+    assert np.mean(found.rewards[-20:]) > 3  # 4/3 by chance
+    assert len(found.policies) == len(found.rewards) == 80
+
+
+def test_search_learns_nothing_where_all_are_alike():
+    found = search(lambda policy: 0.5)
+    np.testing.assert_allclose(found.shares, 1 / 3)
+
+
+def test_search_follows_from_its_seed():
+    one, again, other = search(seed=1), search(seed=1), search(seed=2)
+    assert one.policies == again.policies and one.rewards == again.rewards
+    assert one.policies != other.policies
+
+
+def test_search_that_was_interrupted_goes_on(tmp_path):
+    whole, calls = search(), []
+
+    def interrupted(policy):
+        calls.append(policy)
+        if len(calls) == 15:
+            raise KeyboardInterrupt
+        return count_rotations(policy)
+
+    with pytest.raises(KeyboardInterrupt):
+        search(interrupted, folder=tmp_path)
+    found = search(interrupted, folder=tmp_path)
+    assert len(calls) == 15 + 40 - 14
+    assert found.policies == whole.policies and found.rewards == whole.rewards
+    assert np.array_equal(found.shares, whole.shares)
+    assert search(None, folder=tmp_path).rewards == whole.rewards  # read back: nothing is tried
+    assert len(search(None, folder=tmp_path, trials=10).rewards) == 10
+
+
+def test_search_refuses_a_folder_of_another_search_and_a_damaged_one(tmp_path):
+    search(folder=tmp_path, trials=2)
+    with pytest.raises(ValueError, match="search with other settings"):
+        search(folder=tmp_path, rate=0.1)
+    (tmp_path / "search.json").write_text("{")
+    with pytest.raises(ValueError, match=r"search\.json is damaged"):
+        search(folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"trials": 0}, "trials=0"),
+        ({"subpolicies": 0}, "subpolicies=0"),
+        ({"rate": 0}, "rate=0"),
+        ({"operations": ("spin",)}, "spin"),
+        ({"reward": lambda policy: float("nan")}, "reward returned nan"),
+    ],
+    ids=readable,
+)
+def test_search_refuses_what_makes_no_sense(changes, message):
+    with pytest.raises(ValueError, match=message):
+        search(**changes)
+
+
+# Smart Augmentation
+
+
+@given(labels=st.lists(st.integers(0, 3), min_size=1, max_size=30), k=st.integers(1, 4))
+def test_groups_have_one_class_and_end_with_the_image_itself(labels, k):
+    labels = np.array(labels)
+    groups = augment.same_class(labels, k)
+    assert groups.shape == (len(labels), k + 1)
+    assert (labels[groups] == labels[:, None]).all()
+    assert np.array_equal(groups[:, -1], np.arange(len(labels)))
+    several = np.bincount(labels)[labels] > 1
+    assert (groups[several, :-1] != groups[several, -1:]).all()
+
+
+@pytest.mark.parametrize("labels, k", [([], 1), ([0.5], 1), ([[1]], 1), ([1, 2], 0)], ids=readable)
+def test_groups_refuse_what_is_no_labels(labels, k):
+    with pytest.raises(ValueError, match="labels"):
+        augment.same_class(np.array(labels), k)
+
+
+def smart(alpha=0.3, beta=0.7):
+    classifier = keras.Sequential([keras.Input((6, 6, 1)), layers.Flatten(), layers.Dense(3, "softmax")])
+    model = augment.SmartAugmentation(classifier, k=2, alpha=alpha, beta=beta)
+    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def test_smart_augmentation_has_the_loss_of_the_paper():
+    model, labels = smart(0.2, 0.5), np.array([0, 1, 2, 0])
+    groups = RNG.random((4, 3, 6, 6, 1), dtype="float32")
+    found = model.evaluate(groups, labels, verbose=0, return_dict=True)
+    merged, real = model.merge(groups).numpy(), groups[:, 2]
+    said = np.concatenate([model.classifier(images) for images in (merged, real)])
+    entropy = -np.log(said[np.arange(8), np.tile(labels, 2)]).mean()
+    assert found["loss"] == pytest.approx(0.2 * np.mean((merged - real) ** 2) + 0.5 * entropy, rel=1e-5)
+    assert found["accuracy"] == pytest.approx(np.mean(said.argmax(axis=1) == np.tile(labels, 2)))
+
+
+def test_smart_augmentation_trains_both_networks_and_validates_on_ordinary_images():
+    model, labels = smart(), np.arange(30) % 3
+    images = np.zeros((30, 6, 6, 1), "float32")
+    images[np.arange(30), labels, 2] = 1
+    groups = images[augment.same_class(labels, 2)]
+    before = np.mean((model.merge(groups) - images) ** 2)
+    history = model.fit(groups, labels, epochs=30, verbose=0, validation_data=(images, labels)).history
+    assert history["val_accuracy"][-1] == 1
+    assert np.mean((model.merge(groups) - images) ** 2) < 0.8 * before
+    assert model.classifier.predict(images, verbose=0).argmax(axis=1).tolist() == labels.tolist()
 
 
 # The way out of ImageDataGenerator

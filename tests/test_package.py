@@ -18,7 +18,8 @@ PACKAGE = Path(evakeras.__file__).parent
 MODULES = sorted(file.stem for file in PACKAGE.glob("*.py") if not file.stem.startswith("__"))
 PUBLIC = {
     "augment": [
-        "Cutout", "MixUp", "SamplePairing", "basic", "from_image_data_generator", "resize_and_rescale",
+        "Cutout", "MixUp", "Policy", "RandAugment", "SamplePairing", "SmartAugmentation", "basic",
+        "from_image_data_generator", "resize_and_rescale", "search_policy",
     ],
     "data": ["ImageDataset", "batches", "load_cifar10", "load_digits", "load_mnist", "load_photo"],
     "evaluate": ["gap", "misclassified", "summarize"],
