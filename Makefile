@@ -58,7 +58,7 @@ test: test-code test-notebooks
 test-code: .venv/ready
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/python -m pytest -n 2 --dist loadscope -q
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 test-notebooks: .venv/ready
 	@EVAKERAS_QUICK=1 $(BIN)/python -m pytest notebooks --nbval-lax --nbval-current-env \

@@ -1,11 +1,12 @@
-"""Augment images with Keras layers: Cutout, and what `ImageDataGenerator` did.
+"""Augment images with Keras layers: the everyday list, learned policies, and what `ImageDataGenerator` did.
 
-Every layer draws anew for each image where `training` is true (the default, as in Keras) and augments nothing
-elsewhere. It takes batches of uint8 or float images, channels last. `layer.stateless(images, seed)` takes its
-random numbers from the seed alone, so that several threads can share the layer and the result repeats.
+Every layer draws anew for each image, takes batches of uint8 or float images with channels last, and
+augments where `training` is true. That is the default, as in Keras: `fit` augments, `predict` and `evaluate`
+do not, and `model(x)` does, unless `training=False`. `layer.stateless(images, seed)` takes its random numbers
+from the seed alone, so that several threads can share the layer and the result repeats.
 
-This file works alone: copy it into an assignment and `import augment`. It needs Keras 3 and NumPy. With the
-TensorFlow backend the layers also run inside `tf.data`.
+This file works alone: copy it into an assignment and `import augment`, also before you load a model with one
+of its layers. It needs Keras 3, NumPy, SciPy and tqdm. With TensorFlow the layers also run in `tf.data`.
 """
 
 import itertools
@@ -343,12 +344,15 @@ class SamplePairingSchedule(keras.callbacks.Callback):
 def from_image_data_generator(*, seed: int | None = None, **arguments) -> "ImageDataAugmentation":
     """Translate the arguments of the deprecated `ImageDataGenerator` into a layer that does the same.
 
-    `ImageDataGenerator(…).flow(x, y)` becomes `data.batches(x, y, augment=from_image_data_generator(…))`, or
-    the layer goes in front of a model. The same random parameters give the same picture as the old class's
-    `apply_transform`: shifts are pixels from 1 on, a whole number `n` draws whole shifts below `n`, each axis
-    has a zoom of its own. Two of its ways surprise. They are kept, so that an old script gets its old
-    pictures: `width_shift_range` moves images up and down, `height_shift_range` moves them sideways; and an
-    image that is not square is not turned about its centre.
+    `ImageDataGenerator(…).flow(x, y)` becomes `data.batches(x, y, augment=layer)`, or the layer goes in
+    front of a model. In a pipeline, images to validate need `layer(x, training=False)`, which only
+    rescales and standardizes; a model that has the layer does so by itself.
+
+    The same random parameters give the same picture as the old class's `apply_transform`: shifts are
+    pixels from 1 on, a whole number `n` draws whole shifts below `n`, each axis has a zoom of its own.
+    Two of its ways surprise. They are kept, so that an old script gets its old pictures:
+    `width_shift_range` moves images up and down, `height_shift_range` moves them sideways; and an image
+    that is not square is not turned about its centre.
 
     One way is not kept: the old class rounds to whole numbers where `brightness_range` is given, which turns
     images in [0, 1] black.

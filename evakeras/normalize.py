@@ -429,7 +429,10 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     left = []
     folded, count = _fold(model, left)
     if not count:
-        why = "; ".join(left[:4]) + ("; …" if len(left) > 4 else "") or "it has no batch normalization"
+        why = "it has no batch normalization"
+        if left:
+            more = ["…"] if len(left) > 4 else []
+            why = "; ".join([*left[:4], *more, "it must come directly behind a linear layer"])
         raise ValueError(f"model {model.name!r}: nothing can be folded: {why}")
     return folded
 

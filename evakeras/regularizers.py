@@ -54,7 +54,8 @@ def add_kernel_regularizer(
 
     Args:
         model: a built `Sequential` or functional model; models inside it are changed too.
-        regularizer: such as `keras.regularizers.L1(1e-4)`, or its name in Keras; None removes what is there.
+        regularizer: such as `keras.regularizers.L1(1e-4)`, or its name in Keras, which takes Keras's default
+            strength; None removes what is there.
 
     Returns:
         The same model.
@@ -70,6 +71,8 @@ def add_kernel_regularizer(
         0.2
     """
     kernels = _kernels(model)
+    if isinstance(regularizer, (type, keras.callbacks.Callback)):
+        raise ValueError(f"regularizer={regularizer!r} must be an object such as keras.regularizers.L1(1e-4)")
     try:
         regularizer = keras.regularizers.get(regularizer)
     except (TypeError, ValueError) as problem:
@@ -221,7 +224,7 @@ class ProximalL1(keras.callbacks.Callback):
     it minimizes loss + strength · Σ|w|. With Adam the threshold ignores Adam's scaling of each weight, just
     as AdamW's decay does, so that the same strength means another penalty.
 
-    The rate is the one the step uses, whether constant, a schedule or set by a callback: put this one last
+    The rate is the one the step uses, whether constant, a schedule or set by a callback: put ProximalL1 last
     in the list. Frozen kernels, biases, γ and β are left alone.
 
     Args:

@@ -83,8 +83,10 @@ def run(
 
     Args:
         build: function without arguments that returns a compiled model.
-        x: float images `(N, …)`; y: labels, `N` of them, as the model's loss expects.
-        epochs: passes over the images, at least 1.
+        x: array of images `(N, …)`, as the model takes them. Augmentation goes into the model, as a layer.
+        y: array of `N` labels, as the model's loss expects them.
+        epochs: passes over the images, at least 1. A part of the configuration, for schedules depend on it: a
+            finished run is not continued with more epochs.
         folder: where to keep the run; made if it does not exist. One run, one folder.
         seed: integer behind the initial weights, the order and the dropout.
         batch_size: images per step; the last, smaller batch is used too.
@@ -172,23 +174,32 @@ def study(
         >>> [run.seed for run in runs["wide"]]
         [0, 1]
     """
-    seeds = [operator.index(seed) for seed in seeds]
+    seeds = _check_seeds(seeds)
     if not variants or not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"variants={list(variants)} and seeds={seeds} must not be empty, no seed twice")
     for name in variants:
         if not isinstance(name, str) or not name or "/" in name or "\\" in name or name.startswith("."):
             raise ValueError(f"variants: {name!r} cannot name a folder; expected text without slashes")
+        if not callable(variants[name]) or isinstance(variants[name], keras.Model):
+            raise ValueError(f"variants[{name!r}] must be a function that builds and compiles a model")
     plan = _plan(x, y, epochs, batch_size, validation_data, keep_epochs, callbacks, strategy)
-    jobs = [(name, seed) for name in variants for seed in seeds]
-    runs = {name: [] for name in variants}
+    jobs = {(name, seed): Path(folder) / f"{name}-seed{seed}" for name in variants for seed in seeds}
+    # What is there comes first: if it does not fit, that is said before hours are spent on the others.
+    found_first = sorted(jobs, key=lambda job: not (jobs[job] / "state.json").exists())
     with _bar(epochs * len(jobs)) as bar:
-        for name, seed in jobs:
-            run_folder = Path(folder) / f"{name}-seed{seed}"
-            runs[name].append(_run(variants[name], plan, run_folder, seed, name, bar))
-    read = sum(r.read_back for done in runs.values() for r in done)
+        done = {job: _run(variants[job[0]], plan, jobs[job], job[1], job[0], bar) for job in found_first}
+    runs = {name: [done[name, seed] for seed in seeds] for name in variants}
+    read = sum(result.read_back for result in done.values())
     trained = f"{len(jobs) - read} trained, {read} read back"
     print(f"{_count(len(jobs), 'run')} of {_count(epochs, 'epoch')}: {trained}")
     return runs
+
+
+def _check_seeds(seeds):
+    try:
+        return [operator.index(seed) for seed in seeds]
+    except TypeError:
+        raise ValueError(f"seeds={seeds!r} must be a list of whole numbers, such as (0, 1, 2)") from None
 
 
 class _Plan(NamedTuple):
@@ -437,11 +448,11 @@ def _read_state(folder, config):
             raise ValueError("history and seconds do not match")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is damaged: {error!r}; delete the folder to train anew") from error
-    differences = list(_differences(kept, config))
+    differences = list(_differences(_readable(kept), _readable(config)))
     if differences:
         raise ValueError(
             f"{folder} holds a run of another configuration: {'; '.join(differences[:5])}. "
-            "Choose another folder, or delete this one"
+            f"Choose another folder, or delete {folder}"
         )
     if done > config["epochs"]:
         raise ValueError(f"{file} is damaged: {done} epochs in it; delete the folder to train anew")
@@ -452,6 +463,13 @@ def _check_model_file(folder, done):
     """Look for the model only under the lock or of a finished run: else another process may remove it."""
     if not _model_file(folder, done).exists():
         raise ValueError(f"{folder} is damaged: no model after epoch {done}; delete it to train anew")
+
+
+def _readable(config):
+    """The configuration with its data as one line for each array, under the name of the argument."""
+    names = ("x", "y", "validation x", "validation y")
+    lines = [f"{a['dtype']} {tuple(a['shape'])} with hash {a['hash']}" for a in config.get("data", ())]
+    return {**config, "data": dict(zip(names, lines, strict=False))}
 
 
 def _differences(old, new, path=""):
@@ -468,7 +486,7 @@ def _differences(old, new, path=""):
 
 def _short(value):
     text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _fingerprint(array):
@@ -484,8 +502,10 @@ def _hash(*arrays):
 
 
 def _check_pair(what, pair):
-    if len(pair) != 2:
-        raise ValueError(f"{what} has {len(pair)} parts, expected images and labels")
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise ValueError(f"{what} must be a pair of arrays, images and labels; got {type(pair).__name__}")
+    if any(hasattr(part, "element_spec") for part in pair):
+        raise ValueError(f"{what}: a tf.data.Dataset has no fixed order; give arrays, augment in the model")
     images, labels = (np.asarray(part) for part in pair)
     if images.ndim == 0 or labels.ndim == 0 or not 0 < len(images) == len(labels):
         raise ValueError(
@@ -525,8 +545,9 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
     The momentum stays as it is; Smith's policy lowers it while the rate is high.
 
     Args:
-        peak: the highest rate, above 0; a tenth of where `LearningRateRangeTest` diverges is a good guess.
-        steps: batches of the whole training, at least 2; after them the rate stays at `end`.
+        peak: the highest rate, above 0; `LearningRateRangeTest.suggest()` is a good guess.
+        steps: batches of the whole training, epochs · ⌈images / batch size⌉, at least 2; after them the rate
+            stays at `end`.
         warmup: fraction of the steps that rise, in (0, 1).
         start_divisor: peak / first rate, at least 1.
         end_divisor: first rate / last rate, at least 1.
@@ -538,6 +559,7 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
         >>> schedule = OneCycle(peak=0.01, steps=100)
         >>> [round(float(schedule(step)), 6) for step in (0, 15, 30, 65, 100)]
         [0.0004, 0.0052, 0.01, 0.005, 0.0]
+        >>> optimizer = keras.optimizers.Adam(schedule)  # it is a learning rate, not a callback
 
     Reference:
         Smith, Topin: Super-convergence, 2019 (arXiv:1708.07120).
@@ -545,7 +567,9 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(self, peak, steps, *, warmup=0.3, start_divisor=25.0, end_divisor=1e4):
         super().__init__()
-        self.peak, self.steps, self.warmup = float(peak), operator.index(steps), float(warmup)
+        if int(steps) != steps:
+            raise ValueError(f"steps={steps!r} must be a whole number of batches")
+        self.peak, self.steps, self.warmup = float(peak), int(steps), float(warmup)
         self.start_divisor, self.end_divisor = float(start_divisor), float(end_divisor)
         if not (0 < self.peak < math.inf and self.steps >= 2 and 0 < self.warmup < 1):
             raise ValueError(

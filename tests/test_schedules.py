@@ -167,7 +167,7 @@ def test_one_cycle_refuses_bad_arguments(changes):
 
 
 def test_one_cycle_refuses_a_broken_number_of_steps():
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match=r"steps=10\.5 must be a whole number"):
         train.OneCycle(0.1, steps=10.5)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import readable
 from filelock import FileLock
 from keras import layers
@@ -472,6 +473,19 @@ def test_changed_configuration_is_refused_and_nothing_changed(changes, message, 
     assert snapshot(whole.folder) == before
 
 
+def test_changed_data_are_named(whole):
+    part = r"(float32|int64) \(\d+.*\) with hash \w+"
+    for changes, names in (
+        ({"x": X + 1}, ["data.x"]),
+        ({"y": (Y + 1) % 3}, ["data.y"]),
+        ({"validation_data": (VALIDATION[0] + 1, VALIDATION[1])}, ["data.validation x"]),
+    ):
+        with pytest.raises(ValueError, match=f"{names[0]} was '{part}', is now '{part}'"):
+            go(whole.folder, **changes)
+    with pytest.raises(ValueError, match=f"data.validation x was '{part}', is now None"):
+        go(whole.folder, validation_data=None)
+
+
 def test_changed_configuration_is_refused_for_an_unfinished_run_too(tmp_path):
     interrupt(tmp_path, make_tiny)
     with pytest.raises(ValueError, match="seed was 3, is now 4"):
@@ -566,6 +580,8 @@ def make_without_input():
         ({"build": lambda: make_tiny(optimizer=keras.optimizers.LossScaleOptimizer(average()))}, "use_ema"),
         ({"build": make_without_input}, "keras.Input"),
         ({"strategy": "mirrored"}, "strategy='mirrored'"),
+        ({"x": tf.data.Dataset.from_tensors(X)}, "x and y: a tf.data.Dataset has no fixed order"),
+        ({"validation_data": 0.2}, "validation_data must be a pair of arrays"),
         ({"x": X[:0], "y": Y[:0]}, "x and y"),
         ({"y": Y[:-1]}, "x and y"),
         ({"y": np.array(1)}, "x and y"),
@@ -577,7 +593,8 @@ def make_without_input():
         ({"validation_data": (X * np.nan, Y)}, "validation_data.*NaN"),
     ],
     ids=["no epochs", "negative epochs", "empty batches", "not compiled", "moving average of weights",
-         "one that overwrites", "one inside another optimizer", "no input", "strategy", "no images",
+         "one that overwrites", "one inside another optimizer", "no input", "strategy", "dataset",
+         "share to validate", "no images",
          "few labels", "one label", "NaN", "infinity", "few validation labels", "no validation images",
          "validation without labels", "NaN in validation"],
 )  # fmt: skip
@@ -624,17 +641,31 @@ def test_study_refuses_a_changed_configuration(tmp_path, capfd):
         study(tmp_path, {"a": make_tiny}, seeds=(1,), batch_size=10)
 
 
+def test_study_says_what_does_not_fit_before_it_trains_the_others(tmp_path):
+    study(tmp_path, {"old": make_tiny}, seeds=(1,))
+    with pytest.raises(ValueError, match=r"batch_size was 20, is now 10.*or delete .*old-seed1"):
+        study(tmp_path, {"new": make_tiny, "old": make_tiny}, seeds=(1,), batch_size=10)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["old-seed1"]
+
+
 def test_study_takes_seeds_from_any_iterable(tmp_path, capfd):
     assert len(study(tmp_path, {"a": make_tiny}, seeds=iter([1]))["a"]) == 1
 
 
 @pytest.mark.parametrize(
-    "changes", [{"seeds": ()}, {"epochs": 0}, {"epochs": -1}, {"batch_size": 0}], ids=readable
+    "changes",
+    [{"seeds": ()}, {"seeds": 2}, {"seeds": "ab"}, {"epochs": 0}, {"epochs": -1}, {"batch_size": 0}],
+    ids=readable,
 )
 def test_study_refuses_bad_arguments(changes, tmp_path):
     with pytest.raises(ValueError, match=next(iter(changes))):
         study(tmp_path, {"a": make_tiny}, **changes)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_study_refuses_a_model_where_a_function_is_expected(tmp_path):
+    with pytest.raises(ValueError, match=r"variants\['a'\] must be a function"):
+        study(tmp_path, {"a": make_tiny()})
 
 
 def test_study_refuses_no_variants(tmp_path):
