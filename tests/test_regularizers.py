@@ -220,7 +220,9 @@ def test_model_that_would_lose_the_regularizer_is_refused_unchanged(make, messag
     assert model.losses == []
 
 
-@pytest.mark.parametrize("regularizer", [lambda w: 0.0, 0.1, "no such name", {}, layers.Dense], ids=readable)
+@pytest.mark.parametrize(
+    "regularizer", [lambda w: 0.0, 0.1, "no such name", {}, layers.Dense, L2, ProximalL1(0.1)], ids=readable
+)
 def test_what_is_no_regularizer_is_refused(regularizer):
     with pytest.raises(ValueError, match="regularizer"):
         add_kernel_regularizer(dense_model(1), regularizer)
