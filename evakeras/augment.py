@@ -793,7 +793,7 @@ def _autocontrast(images, magnitude):
     return ops.where(high > low, (images - low) / ops.maximum(high - low, 1e-6), images)
 
 
-def _equalize(images, magnitude=None):
+def _equalize(images, magnitude):
     """Equalize each image and channel by a histogram of 256 values."""
     count, height, width, channels = ops.shape(images)
     level = ops.cast(ops.floor(images * 255 + 0.5), "int32")

@@ -443,12 +443,12 @@ def _read_state(folder, config):
         return {"history": {}, "seconds": []}
     try:
         state = json.loads(file.read_text())
-        kept, done = state["configuration"], len(state["seconds"])
+        kept, done = _readable(state["configuration"]), len(state["seconds"])
         if done == 0 or {len(values) for values in state["history"].values()} != {done}:
             raise ValueError("history and seconds do not match")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is damaged: {error!r}; delete the folder to train anew") from error
-    differences = list(_differences(_readable(kept), _readable(config)))
+    differences = list(_differences(kept, _readable(config)))
     if differences:
         raise ValueError(
             f"{folder} holds a run of another configuration: {'; '.join(differences[:5])}. "

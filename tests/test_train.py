@@ -544,9 +544,12 @@ def test_missing_model_of_an_unfinished_run_is_refused(tmp_path):
         lambda text: json.dumps({**json.loads(text), "history": 3}),
         lambda text: json.dumps({**json.loads(text), "seconds": [1.0] * 9}),
         lambda text: json.dumps({**json.loads(text), "history": {"loss": [1.0]}}),
+        lambda text: json.dumps({**json.loads(text), "configuration": 3}),
+        lambda text: json.dumps({**json.loads(text), "configuration": {"data": [{}]}}),
     ],
     ids=["empty", "cut off", "zeros", "a list", "null", "nothing in it", "no history", "no seconds",
-         "history is a number", "too many epochs", "history too short"],
+         "history is a number", "too many epochs", "history too short",
+         "configuration is a number", "nothing about the data"],
 )  # fmt: skip
 def test_damaged_state_is_refused_by_name(damage, copied):
     state = copied / "state.json"
