@@ -1182,6 +1182,7 @@ def same_class(labels: np.ndarray, k: int = 2, seed: int = 0) -> np.ndarray:
     return groups
 
 
+@keras.saving.register_keras_serializable(package="evakeras")
 class SmartAugmentation(keras.Model):
     """A network that learns to merge images of one class, trained together with a classifier (Lemley 2017).
 
@@ -1195,6 +1196,9 @@ class SmartAugmentation(keras.Model):
         alpha: weight of the merged image's distance.
         beta: weight of the classifier's loss.
 
+    Raises:
+        ValueError: a classifier that is not built, or not of one image; k below 1; negative weights.
+
     Example:
         >>> some = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")]
         >>> smart = SmartAugmentation(keras.Sequential(some))
@@ -1207,6 +1211,10 @@ class SmartAugmentation(keras.Model):
 
     def __init__(self, classifier, k=2, alpha=0.3, beta=0.7, **options):
         super().__init__(**options)
+        if not getattr(classifier, "inputs", None) or len(classifier.inputs[0].shape) != 4:
+            raise ValueError("classifier must be a built model of images (N, H, W, C)")
+        if k < 1 or not (alpha >= 0 and beta > 0):
+            raise ValueError(f"k={k}, alpha={alpha}, beta={beta}: k >= 1, alpha >= 0, beta > 0")
         channels = classifier.inputs[0].shape[-1]
         convolution = partial(keras.layers.Conv2D, kernel_size=3, padding="same")
         self.merger = keras.Sequential(
@@ -1218,6 +1226,17 @@ class SmartAugmentation(keras.Model):
             ]
         )
         self.classifier, self.k, self.alpha, self.beta = classifier, k, alpha, beta
+        self.built = True  # both networks are
+
+    def get_config(self):
+        classifier = keras.saving.serialize_keras_object(self.classifier)
+        own = {"classifier": classifier, "k": self.k, "alpha": self.alpha, "beta": self.beta}
+        return {**super().get_config(), **own}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        classifier = keras.saving.deserialize_keras_object(config.pop("classifier"), custom_objects)
+        return cls(classifier, **config)
 
     def merge(self, groups):
         """The images that network A makes of the first `k` of each group, `(N, k + 1, H, W, C)`."""

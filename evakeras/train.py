@@ -67,6 +67,7 @@ def run(
     seed: int = 0,
     batch_size: int = 128,
     validation_data: tuple | None = None,
+    augment: keras.Layer | None = None,
     keep_epochs: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     strategy=None,
@@ -83,7 +84,7 @@ def run(
 
     Args:
         build: function without arguments that returns a compiled model.
-        x: array of images `(N, …)`, as the model takes them. Augmentation goes into the model, as a layer.
+        x: array of images `(N, …)`, as the model takes them.
         y: array of `N` labels, as the model's loss expects them.
         epochs: passes over the images, at least 1. A part of the configuration, for schedules depend on it: a
             finished run is not continued with more epochs.
@@ -91,6 +92,9 @@ def run(
         seed: integer behind the initial weights, the order and the dropout.
         batch_size: images per step; the last, smaller batch is used too.
         validation_data: `(x, y)` to measure after each epoch, or None.
+        augment: a layer that changes each batch before it is trained on, with its labels if its `call` takes
+            them, as `augment.MixUp` does; its `stateless(images, seed)` is what is called. None for none.
+            A layer that changes images alone is better placed in the model, which then holds all there is.
         keep_epochs: keep the model after every epoch, not only after the last.
         callbacks: Keras callbacks that remember nothing from one epoch to the next: every epoch is a `fit` of
             its own. They are known by their class and those arguments that are numbers or text.
@@ -122,7 +126,7 @@ def run(
         >>> again.read_back, again.history == first.history
         (True, True)
     """
-    plan = _plan(x, y, epochs, batch_size, validation_data, keep_epochs, callbacks, strategy)
+    plan = _plan(x, y, epochs, batch_size, validation_data, augment, keep_epochs, callbacks, strategy)
     folder = Path(folder)
     bar = _bar(epochs) if progress is None else progress
     try:
@@ -142,6 +146,7 @@ def study(
     seeds: Iterable[int] = (0, 1, 2),
     batch_size: int = 128,
     validation_data: tuple | None = None,
+    augment: keras.Layer | None = None,
     keep_epochs: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     strategy=None,
@@ -152,7 +157,7 @@ def study(
         variants: dict from a name to a function that returns a compiled model.
         seeds: integers; each variant is trained once with each.
         folder: each run is kept in `folder/<name>-seed<seed>`.
-        x, y, epochs, batch_size, validation_data, keep_epochs, callbacks, strategy: as for `run`.
+        x, y, epochs, batch_size, validation_data, augment, keep_epochs, callbacks, strategy: as for `run`.
 
     Returns:
         Dict from each variant's name to its list of `Run`s, one per seed.
@@ -182,7 +187,7 @@ def study(
             raise ValueError(f"variants: {name!r} cannot name a folder; expected text without slashes")
         if not callable(variants[name]) or isinstance(variants[name], keras.Model):
             raise ValueError(f"variants[{name!r}] must be a function that builds and compiles a model")
-    plan = _plan(x, y, epochs, batch_size, validation_data, keep_epochs, callbacks, strategy)
+    plan = _plan(x, y, epochs, batch_size, validation_data, augment, keep_epochs, callbacks, strategy)
     jobs = {(name, seed): Path(folder) / f"{name}-seed{seed}" for name in variants for seed in seeds}
     # What is there comes first: if it does not fit, that is said before hours are spent on the others.
     found_first = sorted(jobs, key=lambda job: not (jobs[job] / "state.json").exists())
@@ -210,6 +215,7 @@ class _Plan(NamedTuple):
     epochs: int
     batch_size: int
     validation_data: tuple | None
+    augment: keras.Layer | None
     keep_epochs: bool
     callbacks: list
     callback_configurations: list
@@ -217,7 +223,7 @@ class _Plan(NamedTuple):
     fingerprint: list
 
 
-def _plan(x, y, epochs, batch_size, validation_data, keep_epochs, callbacks, strategy):
+def _plan(x, y, epochs, batch_size, validation_data, augment, keep_epochs, callbacks, strategy):
     for what, value in (("epochs", epochs), ("batch_size", batch_size)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{what}={value!r} must be a whole number of at least 1")
@@ -228,11 +234,23 @@ def _plan(x, y, epochs, batch_size, validation_data, keep_epochs, callbacks, str
         arrays += validation_data
     if strategy is not None and not hasattr(strategy, "scope"):
         raise ValueError(f"strategy={strategy!r} must be a tf.distribute.Strategy or None")
-    fingerprint = [_fingerprint(array) for array in arrays]
-    callbacks = _check_callbacks(callbacks)
-    known = [_callback_configuration(callback) for callback in callbacks]
+    if augment is not None and not hasattr(augment, "stateless"):
+        raise ValueError(
+            f"augment={augment!r} has no method stateless(images, seed), so that it would not repeat; "
+            "a layer of Keras goes into the model"
+        )
     return _Plan(
-        x, y, epochs, batch_size, validation_data, keep_epochs, callbacks, known, strategy, fingerprint
+        x,
+        y,
+        epochs,
+        batch_size,
+        validation_data,
+        augment,
+        keep_epochs,
+        _check_callbacks(callbacks),
+        [_callback_configuration(callback) for callback in callbacks],
+        strategy,
+        [_fingerprint(array) for array in arrays],
     )
 
 
@@ -308,11 +326,13 @@ def _train_epoch(model, plan, seed, epoch):
     for variable in model.variables:
         if variable.path.endswith("seed_generator_state"):
             variable.assign(rng.integers(0, 2**31, variable.shape))
+    if plan.augment is None:
+        batches = {"x": plan.x[order], "y": plan.y[order], "batch_size": plan.batch_size}
+    else:
+        batches = {"x": _AugmentedBatches(plan, order, (seed, epoch, 2))}
     start = time.perf_counter()
     fitted = model.fit(
-        plan.x[order],
-        plan.y[order],
-        batch_size=plan.batch_size,
+        **batches,
         shuffle=False,
         verbose=0,
         initial_epoch=epoch,
@@ -321,6 +341,27 @@ def _train_epoch(model, plan, seed, epoch):
         callbacks=list(plan.callbacks),
     )
     return fitted.history, time.perf_counter() - start
+
+
+class _AugmentedBatches(keras.utils.PyDataset):
+    """The batches of one epoch, each augmented with a seed of its own."""
+
+    def __init__(self, plan, order, seed):
+        super().__init__()
+        self.plan, self.order, self.seed = plan, order, seed
+        self.changes_labels = "labels" in inspect.signature(plan.augment.call).parameters
+
+    def __len__(self):
+        return math.ceil(len(self.order) / self.plan.batch_size)
+
+    def __getitem__(self, number):
+        size, augment = self.plan.batch_size, self.plan.augment
+        chosen = self.order[number * size : (number + 1) * size]
+        images, labels = self.plan.x[chosen], self.plan.y[chosen]
+        key = np.random.default_rng((*self.seed, number)).integers(0, 2**31, 2)
+        if self.changes_labels:
+            return augment.stateless(images, labels, seed=key)
+        return augment.stateless(images, seed=key), labels
 
 
 def _keep(model, result, config, keep_epochs):
@@ -372,6 +413,7 @@ def _configuration(model, plan, seed):
         "compile": model.get_compile_config(),
         "initial_weights": _hash(*model.get_weights()),
         "data": plan.fingerprint,
+        "augment": plan.augment and keras.saving.serialize_keras_object(plan.augment),
         "callbacks": plan.callback_configurations,
         "strategy": _strategy_name(plan.strategy),
         "keras": keras.__version__,

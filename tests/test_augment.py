@@ -642,6 +642,26 @@ def test_smart_augmentation_trains_both_networks_and_validates_on_ordinary_image
     assert model.classifier.predict(images, verbose=0).argmax(axis=1).tolist() == labels.tolist()
 
 
+def test_smart_augmentation_is_saved_with_both_networks(tmp_path):
+    model, labels = smart(0.2, 0.5), np.array([0, 1, 2, 0])
+    groups = RNG.random((4, 3, 6, 6, 1), dtype="float32")
+    model.fit(groups, labels, verbose=0)
+    model.save(tmp_path / "smart.keras")
+    loaded = keras.saving.load_model(tmp_path / "smart.keras", safe_mode=True)
+    assert (loaded.k, loaded.alpha, loaded.beta) == (2, 0.2, 0.5)
+    assert np.array_equal(loaded.merge(groups), model.merge(groups))
+    assert loaded.evaluate(groups, labels, verbose=0) == model.evaluate(groups, labels, verbose=0)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"k": 0}, {"alpha": -1}, {"beta": 0}, {"classifier": keras.Sequential()}], ids=readable
+)
+def test_smart_augmentation_refuses_what_makes_no_sense(changes):
+    given = {"classifier": smart().classifier, **changes}
+    with pytest.raises(ValueError, match="classifier must be" if "classifier" in changes else "k="):
+        augment.SmartAugmentation(**given)
+
+
 # The way out of ImageDataGenerator
 
 

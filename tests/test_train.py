@@ -16,7 +16,7 @@ from filelock import FileLock
 from keras import layers
 from tqdm import tqdm
 
-from evakeras import train
+from evakeras import augment, train
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.random((40, 6, 6, 1), dtype=np.float32), RNG.integers(0, 3, 40)
@@ -440,6 +440,86 @@ def test_run_that_another_process_finishes_in_the_meantime_is_read_back(whole, t
     assert_same_bits(result, whole)
 
 
+# Augmentation of batches
+
+
+@keras.saving.register_keras_serializable(package="test")
+class Noisy(keras.Layer):
+    """Adds a random number to each image and swaps its label for the next one, and notes both."""
+
+    def __init__(self, size=1.0, **options):
+        super().__init__(**options)
+        self.size, self.seen = size, []
+
+    def call(self, images, labels, training=True):
+        raise AssertionError("only `stateless` repeats")
+
+    def stateless(self, images, labels, seed):
+        noise = np.random.default_rng(seed).normal(0, self.size, (len(images), 1, 1, 1)).astype("float32")
+        self.seen.append((images, labels, noise))
+        return images + noise, (labels + 1) % 3
+
+    def get_config(self):
+        return {**super().get_config(), "size": self.size}
+
+
+@keras.saving.register_keras_serializable(package="test")
+class Darker(keras.Layer):
+    """Changes images alone."""
+
+    def call(self, images, training=True):
+        raise AssertionError("only `stateless` repeats")
+
+    def stateless(self, images, seed):
+        return images / 2
+
+
+def test_every_image_is_augmented_once_per_epoch_in_another_way(tmp_path):
+    noisy = Noisy()
+    go(tmp_path, make_tiny, augment=noisy, epochs=2, validation_data=None)
+    # Keras looks at the first batches to know their shape: they are made again, the same.
+    noise = {images.tobytes(): made for images, _, made in noisy.seen}
+    assert sorted(len(made) for made in noise.values()) == [8, 8, 16, 16, 16, 16]
+    assert len({float(one) for made in noise.values() for one in made.ravel()}) == 80
+    for images, labels, _ in noisy.seen:
+        where = [int(np.flatnonzero((image == X).all(axis=(1, 2, 3)))[0]) for image in images]
+        assert np.array_equal(Y[where], labels)
+
+
+def test_augmented_images_and_labels_are_what_is_trained_on(tmp_path):
+    changed = go(tmp_path / "a", make_tiny, augment=Darker(), validation_data=None)
+    by_hand = go(tmp_path / "b", make_tiny, x=X / 2, validation_data=None)
+    assert changed.history["loss"] == pytest.approx(by_hand.history["loss"], rel=1e-6)
+    shifted = go(tmp_path / "c", make_tiny, augment=Noisy(size=0.0), validation_data=None)
+    by_hand = go(tmp_path / "d", make_tiny, y=(Y + 1) % 3, validation_data=None)
+    assert shifted.history["loss"] == pytest.approx(by_hand.history["loss"], rel=1e-6)
+
+
+def test_augmented_run_interrupted_between_epochs_ends_with_the_same_bits(tmp_path):
+    expected = go(tmp_path / "whole", augment=Noisy())
+    interrupt(tmp_path / "cut", augment=Noisy())
+    assert_same_bits(go(tmp_path / "cut", augment=Noisy()), expected)
+
+
+def test_mixup_trains_in_a_study(tmp_path, capfd):
+    def build():
+        model = make_tiny()
+        model.compile("adam", "categorical_crossentropy", metrics=["accuracy"])
+        return model
+
+    one_hot = np.eye(3, dtype="float32")[Y]
+    mixup = augment.MixUp(1.0)
+    runs = train.study({"tiny": build}, X, one_hot, epochs=2, seeds=(0,), folder=tmp_path, augment=mixup)
+    again = train.study(
+        {"tiny": build}, X, one_hot, epochs=2, seeds=(0,), folder=tmp_path, augment=augment.MixUp(1.0)
+    )
+    assert again["tiny"][0].read_back and again["tiny"][0].history == runs["tiny"][0].history
+    with pytest.raises(ValueError, match=r"alpha was 1.0, is now 0.5"):
+        train.study(
+            {"tiny": build}, X, one_hot, epochs=2, seeds=(0,), folder=tmp_path, augment=augment.MixUp(0.5)
+        )
+
+
 # Other configurations, damaged files
 
 
@@ -461,9 +541,11 @@ def test_run_that_another_process_finishes_in_the_meantime_is_read_back(whole, t
         ({"x": X[:20], "y": Y[:20]}, "data"),
         ({"validation_data": None}, "data"),
         ({"validation_data": (X, Y)}, "data"),
+        ({"augment": Darker()}, "augment was None"),
     ],
     ids=["epochs", "seed", "batch size", "keep_epochs", "width", "learning rate", "dropout", "loss", "images",
-         "order of images", "type of images", "labels", "fewer images", "no validation", "other validation"],
+         "order of images", "type of images", "labels", "fewer images", "no validation", "other validation",
+         "augmentation"],
 )  # fmt: skip
 def test_changed_configuration_is_refused_and_nothing_changed(changes, message, whole):
     before = snapshot(whole.folder)
@@ -582,6 +664,7 @@ def make_without_input():
         ({"build": lambda: make_tiny(optimizer=keras.optimizers.LossScaleOptimizer(average()))}, "use_ema"),
         ({"build": make_without_input}, "keras.Input"),
         ({"strategy": "mirrored"}, "strategy='mirrored'"),
+        ({"augment": layers.RandomFlip()}, "goes into the model"),
         ({"validation_data": 0.2}, "validation_data must be a pair of arrays"),
         ({"x": X[:0], "y": Y[:0]}, "x and y"),
         ({"y": Y[:-1]}, "x and y"),
@@ -595,6 +678,7 @@ def make_without_input():
     ],
     ids=["no epochs", "negative epochs", "empty batches", "not compiled", "moving average of weights",
          "one that overwrites", "one inside another optimizer", "no input", "strategy",
+         "augmentation that does not repeat",
          "share to validate", "no images",
          "few labels", "one label", "NaN", "infinity", "few validation labels", "no validation images",
          "validation without labels", "NaN in validation"],
