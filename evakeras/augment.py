@@ -148,8 +148,9 @@ class _Augmentation(keras.layers.Layer):
                 f"{type(self).__name__}: images have shape {tuple(images.shape)}, expected (N, H, W, C). "
                 "In a tf.data pipeline, augment after `batch`"
             )
-        images = ops.cast(images, self.compute_dtype)
-        return images if draws is None else self._augment(images, draws)
+        if draws is None:
+            return ops.cast(images, self.compute_dtype)
+        return self._augment(images, draws)
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -190,6 +191,7 @@ class Cutout(_Augmentation):
         self.size, self.fill_value = int(size), float(fill_value)
 
     def _augment(self, images, draws):
+        images = ops.cast(images, self.compute_dtype)
         count, height, width, _ = ops.shape(images)
         rows, columns = (self._covered(count, length, draws) for length in (height, width))
         square = rows[:, :, None, None] & columns[:, None, :, None]
@@ -294,6 +296,7 @@ class SamplePairing(_Augmentation):
         self.share.assign(1.0 if on else 0.0)
 
     def _augment(self, images, draws):
+        images = ops.cast(images, self.compute_dtype)
         order = keras.random.shuffle(ops.arange(ops.shape(images)[0], dtype="int32"), seed=draws)
         other = ops.take(images, order, axis=0)
         return images + ops.cast(self.share, images.dtype) / 2 * (other - images)
@@ -487,12 +490,14 @@ class ImageDataAugmentation(_Augmentation):
         """Random numbers for every image, under the names that the old class gave them."""
         count, height, width, _ = shape
         given, drawn = self.given, {}
+        # All from one draw, 12 at most: for a small batch it is the number of calls that costs.
+        units = iter(ops.unstack(keras.random.uniform((12, count), dtype="float32", seed=draws)))
 
         def uniform(low, high):
-            return keras.random.uniform((count,), low, high, "float32", draws)
+            return low + (high - low) * next(units)
 
         def one_of(values):
-            chosen = keras.random.randint((count,), 0, len(values), "int32", draws)
+            chosen = ops.cast(len(values) * next(units), "int32")
             return ops.take(ops.convert_to_tensor(np.asarray(values, "float32")), chosen)
 
         def shift(limit, length):
@@ -533,17 +538,15 @@ class ImageDataAugmentation(_Augmentation):
         Returns:
             Images of the same shape, float.
         """
-        images = ops.cast(images, self.compute_dtype)
-        count = ops.shape(images)[0]
-        parameters = {
-            name: ops.broadcast_to(ops.cast(value, "float32"), (count,)) for name, value in parameters.items()
-        }
+        parameters = {name: ops.cast(value, "float32") for name, value in parameters.items()}
         intensity = parameters.pop("channel_shift_intensity", None)
         brightness = parameters.pop("brightness", None)
         if parameters:
             given = self.given
-            matrix = _matrix(*ops.shape(images)[:3], **parameters)
-            images = _sample(images, matrix, given.fill_mode, float(given.cval), given.interpolation_order)
+            how = (self.compute_dtype, given.fill_mode, float(given.cval), given.interpolation_order)
+            images = _transform(ops.convert_to_tensor(images), parameters, *how)
+        else:
+            images = ops.cast(images, self.compute_dtype)
         if intensity is not None:
             images = _shift_values(images, intensity)
         return images if brightness is None else _brighten(images, brightness)
@@ -655,20 +658,19 @@ def _matrix(
     then swaps the axes. It measures x by the height and y by the width, which shows where they differ.
     """
     height, width = (ops.cast(length, "float32") for length in (height, width))
-    theta, shear = (ops.cast(angle, "float32") * (math.pi / 180) for angle in (theta, shear))
-    cos, sin = ops.cos(theta), ops.sin(theta)
-    xx, xy = cos * zx, (-cos * ops.sin(shear) - sin * ops.cos(shear)) * zy
-    yx, yy = sin * zx, (-sin * ops.sin(shear) + cos * ops.cos(shear)) * zy
+    turned, sheared = (ops.cast(angle, "float32") * (math.pi / 180) for angle in (theta, theta + shear))
+    cos, sin = ops.cos(turned), ops.sin(turned)
+    xx, xy = cos * zx, -ops.sin(sheared) * zy
+    yx, yy = sin * zx, ops.cos(sheared) * zy
     center_x, center_y = height / 2 - 0.5, width / 2 - 0.5
     x = cos * tx - sin * ty + center_x - xx * center_x - xy * center_y
     y = sin * tx + cos * ty + center_y - yx * center_x - yy * center_y
     # A flip afterwards: the new column c shows what column width - 1 - c would have shown.
-    y, yy = y + flip_vertical * yy * (height - 1), yy * (1 - 2 * flip_vertical)
-    x, xy = x + flip_vertical * xy * (height - 1), xy * (1 - 2 * flip_vertical)
-    y, yx = y + flip_horizontal * yx * (width - 1), yx * (1 - 2 * flip_horizontal)
-    x, xx = x + flip_horizontal * xx * (width - 1), xx * (1 - 2 * flip_horizontal)
-    rows = [ops.broadcast_to(value, (count,)) for value in (yy, yx, y, xy, xx, x)]
-    return ops.reshape(ops.stack(rows, axis=1), (-1, 2, 3))
+    y += flip_vertical * yy * (height - 1) + flip_horizontal * yx * (width - 1)
+    x += flip_vertical * xy * (height - 1) + flip_horizontal * xx * (width - 1)
+    down, aside = 1 - 2 * flip_vertical, 1 - 2 * flip_horizontal
+    rows = (yy * down, yx * aside, y, xy * down, xx * aside, x)
+    return ops.reshape(ops.stack([ops.broadcast_to(value, (count,)) for value in rows], axis=1), (-1, 2, 3))
 
 
 _EDGE = 1e-3  # pixels: what lies that little outside is the border, and rounding
@@ -684,52 +686,61 @@ def _fused(function):
 
 
 @_fused
-def _sample(images, matrix, fill_mode, cval, order):
+def _transform(images, parameters, dtype, fill_mode, cval, order):
+    """Read images of any type where the parameters say."""
+    matrix = _matrix(*ops.shape(images)[:3], **parameters)
+    return _read(ops.cast(images, dtype), matrix, fill_mode, cval, order)  # bytes are read as bytes
+
+
+def _read(images, matrix, fill_mode, cval, order):
     """Read each new pixel of `(N, H, W, C)` where the matrix says, as SciPy's `affine_transform` does."""
     count, height, width, channels = ops.shape(images)
     bottom, right = (ops.cast(length - 1, "float32") for length in (height, width))
-    row = ops.arange(height, dtype="float32")[None, :, None]
-    column = ops.arange(width, dtype="float32")[None, None, :]
-    m = matrix[..., None, None]
-    y = m[:, 0, 0] * row + m[:, 0, 1] * column + m[:, 0, 2]
-    x = m[:, 1, 0] * row + m[:, 1, 1] * column + m[:, 1, 2]
-    inside = (y >= -_EDGE) & (y <= bottom + _EDGE) & (x >= -_EDGE) & (x <= right + _EDGE)
-    if fill_mode == "wrap":
-        y, x = _wrap(y, bottom), _wrap(x, right)
+    row = ops.reshape(ops.arange(height, dtype="float32"), (1, -1, 1))
+    column = ops.reshape(ops.arange(width, dtype="float32"), (1, 1, -1))
+    yy, yx, y, xy, xx, x = ops.unstack(ops.reshape(matrix, (-1, 6, 1, 1)), axis=1)
+    y, x = yy * row + yx * column + y, xy * row + xx * column + x
+    if fill_mode == "constant":
+        inside = (y >= -_EDGE) & (y <= bottom + _EDGE) & (x >= -_EDGE) & (x <= right + _EDGE)
+    y, x = _place(y, bottom, fill_mode), _place(x, right, fill_mode)
     flat = ops.reshape(images, (-1, channels))
-    first = ops.arange(count, dtype="int32")[:, None, None] * (height * width)
+    first = ops.reshape(ops.arange(count, dtype="int32") * (height * width), (-1, 1, 1))
 
     def read(row, column):
-        row, column = _place(row, bottom, fill_mode), _place(column, right, fill_mode)
-        return ops.take(flat, first + row * width + column, axis=0)
+        return ops.take(flat, row + column, axis=0)
 
     if order == 0:
-        found = read(ops.floor(y + 0.5), ops.floor(x + 0.5))
+        row, column = ops.floor(y + 0.5), ops.floor(x + 0.5)
+        found = read(first + ops.cast(row, "int32") * width, ops.cast(column, "int32"))
     else:
         row, column = ops.floor(y), ops.floor(x)
-        down, aside = (ops.cast(part[..., None], images.dtype) for part in (y - row, x - column))
-        above = read(row, column) * (1 - aside) + read(row, column + 1) * aside
-        below = read(row + 1, column) * (1 - aside) + read(row + 1, column + 1) * aside
+        down, aside = (ops.cast(ops.expand_dims(part, -1), images.dtype) for part in (y - row, x - column))
+        upper, lower = (
+            first + ops.cast(number, "int32") * width for number in (row, ops.minimum(row + 1, bottom))
+        )
+        left, right = (ops.cast(number, "int32") for number in (column, ops.minimum(column + 1, right)))
+        above = read(upper, left) * (1 - aside) + read(upper, right) * aside
+        below = read(lower, left) * (1 - aside) + read(lower, right) * aside
         found = above * (1 - down) + below * down
     if fill_mode == "constant":
         found = ops.where(inside[..., None], found, ops.cast(cval, images.dtype))
     return found
 
 
-def _wrap(v, last):
-    """SciPy's way to wrap: the first and the last pixel share one place."""
-    period = ops.maximum(last, 1)
-    below = v + period * (ops.floor(-v / period) + 1)
-    above = v - period * ops.floor(v / period)
-    return ops.where(v < -_EDGE, below, ops.where(v > last + _EDGE, above, v))
+_sample = _fused(_read)
 
 
 def _place(v, last, fill_mode):
-    """Whole coordinates inside the image, int32."""
-    if fill_mode == "reflect":  # … 1 0 | 0 1 … last | last …
-        v = ops.mod(v, 2 * last + 2)
-        v = ops.minimum(v, 2 * last + 1 - v)
-    return ops.cast(ops.clip(v, 0, last), "int32")
+    """Coordinates inside the image that show what those outside stand for."""
+    if fill_mode == "wrap":  # SciPy's way: the first and the last pixel share one place
+        period = ops.maximum(last, 1)
+        below = v + period * (ops.floor(-v / period) + 1)
+        above = v - period * ops.floor(v / period)
+        v = ops.where(v < -_EDGE, below, ops.where(v > last + _EDGE, above, v))
+    elif fill_mode == "reflect":  # … 1 0 | 0 1 … last | last …
+        v = ops.mod(v + 0.5, 2 * last + 2)
+        v = ops.minimum(v, 2 * last + 2 - v) - 0.5
+    return ops.clip(v, 0, last)
 
 
 def _range(images):
@@ -741,7 +752,7 @@ def _range(images):
 def _shift_values(images, intensity):
     """Add a number to each image and keep it in the range that it had."""
     low, high = _range(images)
-    return ops.clip(images + ops.cast(intensity, images.dtype)[:, None, None, None], low, high)
+    return ops.clip(images + _grow(intensity, images), low, high)
 
 
 def _brighten(images, brightness):
@@ -749,16 +760,15 @@ def _brighten(images, brightness):
     low, high = _range(images)
     own = (low < 0) | (high > 255)
     low, high = ops.where(own, low, 0), ops.where(own, high, 255)
-    factor = ops.cast(brightness, images.dtype)[:, None, None, None]
-    return ops.clip((images - low) * factor, 0, high - low) + low
+    return ops.clip((images - low) * _grow(brightness, images), 0, high - low) + low
 
 
 # Operations on images in [0, 1], with a magnitude in [-1, 1] for each image
 
 
 def _grow(values, images):
-    """One number for each image, ready to be broadcast over it."""
-    return ops.cast(values, images.dtype)[:, None, None, None]
+    """One number for each image, or for all, ready to be broadcast over it."""
+    return ops.reshape(ops.cast(values, images.dtype), (-1, 1, 1, 1))
 
 
 def _blend(other, images, magnitude):
@@ -796,7 +806,7 @@ def _autocontrast(images, magnitude):
 def _equalize(images, magnitude):
     """Equalize each image and channel by a histogram of 256 values."""
     count, height, width, channels = ops.shape(images)
-    level = ops.cast(ops.floor(images * 255 + 0.5), "int32")
+    level = ops.cast(ops.floor(ops.cast(images, "float32") * 255 + 0.5), "int32")  # bfloat16 has no 255.5
     plane = ops.arange(count, dtype="int32")[:, None, None, None] * channels + ops.arange(
         channels, dtype="int32"
     )
@@ -863,6 +873,7 @@ class _Operations(_Augmentation):
 
     def _augment(self, images, draws):
         low, high = self.value_range
+        images = ops.cast(images, self.compute_dtype)
         images = ops.clip((images - low) / (high - low), 0, 1)
         for chosen, magnitude in self._steps(ops.shape(images)[0], draws):
             images = self._operate(images, chosen, magnitude)

@@ -156,6 +156,19 @@ def test_half_precision_is_kept(make):
     assert make(dtype="bfloat16")(pictures(2, 8, 8, 1)).dtype == "bfloat16"
 
 
+def test_bytes_and_floats_give_the_same_pictures(make):
+    images = pictures(4, 9, 14, 3)
+    results = [make().stateless(images.astype(dtype), [1, 2]) for dtype in ("uint8", "float32", "float64")]
+    for result in results[1:]:
+        np.testing.assert_allclose(result, results[0], atol=1e-3)
+
+
+def test_half_precision_equalizes_white():
+    white = np.full((2, 4, 4, 1), 255, "uint8")
+    result = augment.RandAugment(operations=("equalize",), dtype="bfloat16")(white)
+    assert np.array_equal(np.asarray(result, "float32"), white)
+
+
 # Resize and rescale
 
 

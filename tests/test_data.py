@@ -503,6 +503,20 @@ def test_augmentation_sees_whole_float_batches_in_training_mode():
     assert labels == list(range(7))
 
 
+class Stateless:
+    """Says which type it was given."""
+
+    def stateless(self, images, seed):
+        assert images.dtype == "uint8" and seed.dtype == "int64"
+        return keras.ops.cast(images, "float32") * 2
+
+
+def test_augmentation_that_follows_from_a_seed_gets_the_images_as_they_are():
+    x, y = numbered(7)
+    images, labels = collect(data.batches(x.astype("uint8"), y, 4, augment=Stateless()))
+    assert images == [2 * n for n in range(7)] and labels == list(range(7))
+
+
 def test_augmentation_can_be_a_function_and_leaves_labels_alone():
     x, y = numbered(9)
     images, labels = collect(
