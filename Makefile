@@ -7,7 +7,7 @@ ifdef EVAKERAS_DATA  # the notebooks run in their own folder
 export EVAKERAS_DATA := $(abspath $(EVAKERAS_DATA))
 endif
 
-.PHONY: help venv course full refresh results lab wheel test test-code test-notebooks clean
+.PHONY: help venv course full refresh results lab wheel test test-code test-notebooks bench bench-quick clean
 
 help:
 	@echo "make course   execute every session in quick mode, leave notebooks and pages in build/course/"
@@ -15,6 +15,8 @@ help:
 	@echo "make full     execute every session in full length on MNIST, into build/full/"
 	@echo "make refresh  as make full, and write the outputs back into notebooks/ and README.md"
 	@echo "make test     run all checks and every notebook in quick mode"
+	@echo "make bench    measure how fast the helpers are against others, write benchmarks/README.md"
+	@echo "make bench-quick  the same in about a minute, and write nothing"
 	@echo "make wheel    pack the helpers for Colab, into dist/"
 	@echo "make venv     make the environment .venv alone"
 	@echo "make clean    remove .venv, build/ and dist/"
@@ -63,6 +65,12 @@ test-code: .venv/ready
 test-notebooks: .venv/ready
 	@EVAKERAS_QUICK=1 $(BIN)/python -m pytest notebooks --nbval-lax --nbval-current-env \
 	  --nbval-cell-timeout=300 -n 2 --dist loadscope -q
+
+bench: .venv/ready
+	@$(BIN)/python benchmarks/run.py
+
+bench-quick: .venv/ready
+	@$(BIN)/python benchmarks/run.py --quick
 
 clean:
 	rm -rf .venv build dist
