@@ -12,6 +12,7 @@ of its layers. It needs Keras 3, NumPy, SciPy and tqdm. With TensorFlow the laye
 import itertools
 import json
 import math
+import operator
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -44,6 +45,9 @@ __all__ = [
 ]
 
 
+_FILL_MODES = ("constant", "nearest", "reflect", "wrap")
+
+
 def resize_and_rescale(size: int | tuple[int, int]) -> keras.Sequential:
     """Resize images and bring 0–255 to [0, 1]: the beginning of a model or of a pipeline.
 
@@ -65,6 +69,17 @@ def resize_and_rescale(size: int | tuple[int, int]) -> keras.Sequential:
     if len(sizes) != 2 or any(length != int(length) or length < 1 for length in sizes):
         raise ValueError(f"size={size!r} must be one or two whole numbers of pixels, at least 1")
     return keras.Sequential([keras.layers.Resizing(*sizes), keras.layers.Rescaling(1 / 255)])
+
+
+def _whole(name, value):
+    """The value as a Python integer, if it is a whole number of at least 1."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1 or isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} must be a whole number, at least 1")
+    return number
 
 
 def basic(
@@ -98,6 +113,8 @@ def basic(
     """
     if flip not in (None, "horizontal", "vertical", "horizontal_and_vertical"):
         raise ValueError(f"flip={flip!r} must be None, 'horizontal', 'vertical' or 'horizontal_and_vertical'")
+    if fill_mode not in _FILL_MODES:
+        raise ValueError(f"fill_mode={fill_mode!r} must be one of {', '.join(_FILL_MODES)}")
     for name, value, limit in (("rotation", rotation, 180), ("shift", shift, 1), ("zoom", zoom, 0.999)):
         if not 0 <= value <= limit:
             raise ValueError(f"{name}={value!r} must be between 0 and {limit}")
@@ -132,8 +149,8 @@ class _Augmentation(keras.layers.Layer):
 
     def __init__(self, seed=None, **options):
         super().__init__(**options)
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed = None if seed is None else operator.index(seed)
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
 
     def call(self, images, training=True):
         return self._apply(images, self.seed_generator if training else None)
@@ -157,6 +174,14 @@ class _Augmentation(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "seed": self.seed}
+
+
+def _known(values):
+    """The values as a NumPy array, or None where a graph is traced and they are not there yet."""
+    try:
+        return ops.convert_to_numpy(values)
+    except Exception:  # every backend has an error of its own
+        return None
 
 
 @keras.saving.register_keras_serializable(package="evakeras")
@@ -186,9 +211,9 @@ class Cutout(_Augmentation):
 
     def __init__(self, size, fill_value=0.0, seed=None, **options):
         super().__init__(seed=seed, **options)
-        if size != int(size) or size < 1:
-            raise ValueError(f"size={size!r} must be a whole number of pixels, at least 1")
-        self.size, self.fill_value = int(size), float(fill_value)
+        self.size, self.fill_value = _whole("size", size), float(fill_value)
+        if not math.isfinite(self.fill_value):
+            raise ValueError(f"fill_value={fill_value!r} must be a finite number")
 
     def _augment(self, images, draws):
         images = ops.cast(images, self.compute_dtype)
@@ -213,7 +238,8 @@ class MixUp(_Augmentation):
 
     The arithmetic is Keras's own MixUp. This layer takes images and labels as `fit` and `tf.data` have them,
     whole numbers too, and refuses what Keras's mixes silently wrong. The weight of each image is drawn from
-    Beta(alpha, alpha). Call it as `layer(images, labels)`, or map it over a pipeline.
+    Beta(alpha, alpha). Call it as `layer(images, labels)`, or map it over a pipeline. The labels that come
+    out are one-hot: train with `categorical_crossentropy`, and validate with one-hot labels.
 
     Args:
         alpha: above 0. Near 0 an image stays nearly pure; at 1 every weight is as likely.
@@ -221,7 +247,9 @@ class MixUp(_Augmentation):
         seed: integer that makes the mixing repeat.
 
     Raises:
-        ValueError: alpha not above 0; whole-number labels without `classes`; labels of another shape.
+        ValueError: alpha not above 0; whole-number labels without `classes`, or outside them; labels of
+            another shape or number. Inside a graph, labels outside the classes become NaN, and so does the
+            loss: no error can be raised there.
 
     Example:
         >>> images, labels = MixUp(0.4, classes=10, seed=0)(np.ones((4, 8, 8, 1)), np.array([1, 2, 3, 4]))
@@ -236,8 +264,8 @@ class MixUp(_Augmentation):
         super().__init__(seed=seed, **options)
         if not alpha > 0:
             raise ValueError(f"alpha={alpha!r} must be above 0")
-        self.alpha, self.classes = alpha, classes
-        self.mixer = keras.layers.MixUp(alpha)
+        self.alpha, self.classes = alpha, None if classes is None else _whole("classes", classes)
+        self.mixer = keras.layers.MixUp(alpha, dtype="float32")  # its weights are float32 in any policy
         self.built = True  # nothing here has a shape
 
     def call(self, images, labels, training=True):
@@ -249,19 +277,32 @@ class MixUp(_Augmentation):
 
     def _mix(self, images, labels, draws):
         images, labels = self._apply(images, None), self._one_hot(labels)
+        counts = images.shape[0], labels.shape[0]
+        if None not in counts and counts[0] != counts[1]:
+            raise ValueError(f"MixUp: {counts[0]} images and {counts[1]} labels")
         if draws is None:
             return images, labels
-        drawn = self.mixer.get_random_transformation(images, seed=draws)
-        return self.mixer.transform_images(images, drawn), self.mixer.transform_labels(labels, drawn)
+        wide = ops.cast(images, "float32")
+        drawn = self.mixer.get_random_transformation(wide, seed=draws)
+        mixed = ops.cast(self.mixer.transform_images(wide, drawn), images.dtype)
+        return mixed, self.mixer.transform_labels(labels, drawn)
 
     def _one_hot(self, labels):
         shape, whole = labels.shape, "int" in keras.backend.standardize_dtype(labels.dtype)
         if len(shape) == 1 and whole and self.classes:
-            return ops.one_hot(labels, self.classes, dtype=self.compute_dtype)
-        if len(shape) != 2 or whole or (self.classes or shape[1]) != shape[1]:
-            expected = f"{self.classes} classes" if self.classes else "one-hot labels; give `classes`"
-            raise ValueError(f"MixUp: labels {tuple(shape)} of {labels.dtype}; expected {expected}")
-        return ops.cast(labels, self.compute_dtype)
+            known = _known(labels)
+            if known is not None and not ((known >= 0) & (known < self.classes)).all():
+                raise ValueError(
+                    f"MixUp: labels from {known.min()} to {known.max()}; expected 0 to {self.classes - 1}"
+                )
+            inside = ops.expand_dims((labels >= 0) & (labels < self.classes), -1)
+            return ops.where(inside, ops.one_hot(labels, self.classes, dtype="float32"), np.nan)
+        if len(shape) != 2 or (self.classes or shape[1]) != shape[1] or shape[1] == 1:
+            numbers = f"whole numbers (N,), below {self.classes}" if self.classes else "give `classes`"
+            raise ValueError(
+                f"MixUp: labels {tuple(shape)} of {labels.dtype}; expected one-hot labels, or {numbers}"
+            )
+        return ops.cast(labels, "float32")
 
     def get_config(self):
         return {**super().get_config(), "alpha": self.alpha, "classes": self.classes}
@@ -293,6 +334,8 @@ class SamplePairing(_Augmentation):
 
     def turn(self, on: bool):
         """Turn the pairing on or off, in a model or pipeline that is in use already too."""
+        if not isinstance(on, (bool, np.bool_)):
+            raise ValueError(f"turn: {on!r} must be True or False")
         self.share.assign(1.0 if on else 0.0)
 
     def _augment(self, images, draws):
@@ -306,6 +349,7 @@ class SamplePairingSchedule(keras.callbacks.Callback):
     """Turn `SamplePairing` on and off as the paper does: off, then on and off in turn, then off to fine-tune.
 
     What holds in an epoch follows from its number alone, so that an interrupted run goes on as it should.
+    Let the training have more epochs than `stop`: the fine-tuning is what makes it worth while.
 
     Args:
         start: first epoch (from 0) with pairing.
@@ -336,7 +380,7 @@ class SamplePairingSchedule(keras.callbacks.Callback):
         return self.start <= epoch < self.stop and (epoch - self.start) % (self.on + self.off) < self.on
 
     def on_epoch_begin(self, epoch, logs=None):
-        found = [layer for layer in self.model.layers if isinstance(layer, SamplePairing)]
+        found = [layer for layer in _all_layers(self.model) if isinstance(layer, SamplePairing)]
         found = found if self.layer is None else [self.layer]
         if not found:
             raise ValueError("SamplePairingSchedule: the model has no SamplePairing layer; give `layer`")
@@ -344,12 +388,20 @@ class SamplePairingSchedule(keras.callbacks.Callback):
             layer.turn(self.is_on(epoch))
 
 
+def _all_layers(layer):
+    """The layer and those inside it, however deep."""
+    yield layer
+    for part in getattr(layer, "layers", ()):
+        yield from _all_layers(part)
+
+
 def from_image_data_generator(*, seed: int | None = None, **arguments) -> "ImageDataAugmentation":
     """Translate the arguments of the deprecated `ImageDataGenerator` into a layer that does the same.
 
-    `ImageDataGenerator(…).flow(x, y)` becomes `data.batches(x, y, augment=layer)`, or the layer goes in
-    front of a model. In a pipeline, images to validate need `layer(x, training=False)`, which only
-    rescales and standardizes; a model that has the layer does so by itself.
+    `ImageDataGenerator(…).flow(x, y)` becomes `data.batches(x, y, 32, shuffle=True, augment=layer)`, without
+    `steps_per_epoch`, or the layer goes in front of a model. In a pipeline, images to validate need
+    `layer(x, training=False)`, which only rescales and standardizes; a model that has the layer does so by
+    itself.
 
     The same random parameters give the same picture as the old class's `apply_transform`: shifts are
     pixels from 1 on, a whole number `n` draws whole shifts below `n`, each axis has a zoom of its own.
@@ -424,14 +476,13 @@ class ImageDataAugmentation(_Augmentation):
 
     Args:
         arguments: dict of arguments of the old class, explained at `from_image_data_generator`.
-        fitted: whether a saved layer has been fitted.
         seed: integer that makes the random numbers repeat.
     """
 
-    def __init__(self, arguments=None, fitted=False, seed=None, **options):
+    def __init__(self, arguments=None, seed=None, **options):
         super().__init__(seed=seed, **options)
         self.given = SimpleNamespace(**_checked(arguments or {}))
-        self.fitted = fitted
+        self.fitted = False  # kept with the weights: a copy from the configuration has not been fitted
 
     def build(self, input_shape):
         """Make room for the statistics that `fit` measures."""
@@ -533,12 +584,12 @@ class ImageDataAugmentation(_Augmentation):
             images: `(N, H, W, C)`.
             parameters: dict with any of theta, shear (degrees), tx, ty (pixels; tx moves sideways), zx, zy,
                 flip_horizontal, flip_vertical, channel_shift_intensity, brightness: each one number, or one
-                for each image.
+                for each image, or None.
 
         Returns:
             Images of the same shape, float.
         """
-        parameters = {name: ops.cast(value, "float32") for name, value in parameters.items()}
+        parameters = {k: ops.cast(v, "float32") for k, v in parameters.items() if v is not None}
         intensity = parameters.pop("channel_shift_intensity", None)
         brightness = parameters.pop("brightness", None)
         if parameters:
@@ -572,7 +623,17 @@ class ImageDataAugmentation(_Augmentation):
         return images
 
     def get_config(self):
-        return {**super().get_config(), "arguments": vars(self.given), "fitted": self.fitted}
+        return {**super().get_config(), "arguments": vars(self.given)}
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        if _statistics(self.given):
+            store["fitted"] = np.array(self.fitted)
+
+    def load_own_variables(self, store):
+        kept = {name: store[name] for name in list(store.keys())}  # a store of weights is no dict
+        self.fitted = bool(np.array(kept.pop("fitted", False)))
+        super().load_own_variables(kept)
 
 
 def _statistics(given):
@@ -582,33 +643,41 @@ def _statistics(given):
 
 def _checked(arguments):
     """The arguments with the old class's defaults, completed as it completes them."""
-    unknown = sorted(set(arguments) - set(_DEFAULTS))
-    if unknown:
-        raise TypeError(f"{', '.join(unknown)}: not an argument of ImageDataGenerator")
+    for name in sorted(set(arguments) - set(_DEFAULTS)):
+        near = [known for known in _DEFAULTS if known.startswith(name)]
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise TypeError(f"{name}: not an argument of ImageDataGenerator{hint}")
     given = SimpleNamespace(**_DEFAULTS | arguments)
+    for name, default in _DEFAULTS.items():
+        value = getattr(given, name)
+        if name != "fill_mode" and value is not None and np.asarray(value).dtype.kind not in "buif":
+            raise ValueError(f"{name}={value!r} must be a number, such as {default!r}")
     if given.zca_whitening and given.featurewise_std_normalization:
         raise ValueError("zca_whitening and featurewise_std_normalization exclude each other")
     given.featurewise_center |= given.zca_whitening or given.featurewise_std_normalization
     given.samplewise_center |= given.samplewise_std_normalization
     zoom = given.zoom_range
-    given.zoom_range = (1 - zoom, 1 + zoom) if np.ndim(zoom) == 0 else tuple(zoom)
+    given.zoom_range = (1 - zoom, 1 + zoom) if np.ndim(zoom) == 0 else tuple(sorted(zoom))
     for name in ("width_shift_range", "height_shift_range"):
-        limit = np.asarray(getattr(given, name))
-        if limit.size == 0 or not (limit >= 0).all():
-            raise ValueError(f"{name}={getattr(given, name)!r} must be at least 0, or a list of such numbers")
+        limit = np.abs(getattr(given, name))  # a random sign comes to it anyway
+        if limit.size == 0 or not np.isfinite(limit).all():
+            raise ValueError(f"{name}={getattr(given, name)!r} must be a number, or a list of numbers")
         setattr(given, name, limit.tolist())  # Python's own int, float or list
-    for name in ("rotation_range", "shear_range", "channel_shift_range", "zca_epsilon"):
-        if not getattr(given, name) >= 0:
-            raise ValueError(f"{name}={getattr(given, name)!r} must be at least 0")
+    for name in ("rotation_range", "shear_range", "channel_shift_range"):
+        setattr(given, name, abs(getattr(given, name)))  # either way, as in the old class
+        if not getattr(given, name) < math.inf:
+            raise ValueError(f"{name}={getattr(given, name)!r} must be a finite number")
+    if not given.zca_epsilon >= 0:
+        raise ValueError(f"zca_epsilon={given.zca_epsilon!r} must be at least 0")
     if len(given.zoom_range) != 2 or not 0 < given.zoom_range[0] <= given.zoom_range[1]:
-        raise ValueError(f"zoom_range={zoom!r} must be in [0, 1), or two numbers with 0 < low <= high")
+        raise ValueError(f"zoom_range={zoom!r} must be in [0, 1), or two numbers above 0")
     brightness = given.brightness_range
     if brightness is not None:
-        if np.shape(brightness) != (2,) or not 0 <= brightness[0] <= brightness[1]:
-            raise ValueError(f"brightness_range={brightness!r} must be two numbers, 0 <= low <= high")
-        given.brightness_range = tuple(brightness)
-    if given.fill_mode not in ("constant", "nearest", "reflect", "wrap"):
-        raise ValueError(f"fill_mode={given.fill_mode!r} must be 'constant', 'nearest', 'reflect' or 'wrap'")
+        if np.shape(brightness) != (2,) or not min(brightness) >= 0:
+            raise ValueError(f"brightness_range={brightness!r} must be two numbers of at least 0")
+        given.brightness_range = tuple(sorted(brightness))
+    if given.fill_mode not in _FILL_MODES:
+        raise ValueError(f"fill_mode={given.fill_mode!r} must be one of {', '.join(_FILL_MODES)}")
     if given.interpolation_order not in (0, 1):
         raise ValueError(f"interpolation_order={given.interpolation_order!r}: only 0 and 1 can be honoured")
     return vars(given)
@@ -856,23 +925,30 @@ equalize and identity have no magnitude.
 
 
 def _check_operations(operations, value_range):
+    operations = [operations] if isinstance(operations, str) else operations
     unknown = sorted(set(operations) - set(OPERATIONS))
     if unknown or not operations:
         raise ValueError(f"operations: {unknown or 'none'}; known are {', '.join(OPERATIONS)}")
-    if len(value_range) != 2 or not value_range[0] < value_range[1]:
+    if np.shape(value_range) != (2,) or not -math.inf < value_range[0] < value_range[1] < math.inf:
         raise ValueError(f"value_range={value_range!r} must be two numbers, the lower one first")
+    return tuple(operations)
 
 
 class _Operations(_Augmentation):
     """Applies one of `operations` to each image, chosen by number."""
 
-    def __init__(self, operations=OPERATIONS, value_range=(0, 255), seed=None, **options):
+    def __init__(self, operations, value_range, seed=None, **options):
         super().__init__(seed=seed, **options)
-        _check_operations(operations, value_range)
-        self.operations, self.value_range = tuple(operations), tuple(value_range)
+        self.operations = _check_operations(operations, value_range)
+        self.value_range = tuple(value_range)
 
     def _augment(self, images, draws):
         low, high = self.value_range
+        if high <= 1 and "int" in keras.backend.standardize_dtype(images.dtype):
+            raise ValueError(
+                f"{type(self).__name__}: images of {images.dtype} with value_range={self.value_range}; "
+                "whole numbers have (0, 255)"
+            )
         images = ops.cast(images, self.compute_dtype)
         images = ops.clip((images - low) / (high - low), 0, 1)
         for chosen, magnitude in self._steps(ops.shape(images)[0], draws):
@@ -924,7 +1000,8 @@ class RandAugment(_Operations):
         count: how many operations follow each other, at least 1.
         magnitude: how strong they are, 0 to 1; the paper's M is this times 30. The direction is random.
         operations: names from `OPERATIONS`, each as likely as the others.
-        value_range: lowest and highest value of the images; what is outside is clipped.
+        value_range: lowest and highest value of the images, such as (0, 255) or (0, 1); what is outside is
+            clipped.
         seed: integer that makes the choices repeat.
 
     Raises:
@@ -939,13 +1016,11 @@ class RandAugment(_Operations):
         RandAugment: practical automated data augmentation with a reduced search space, arXiv:1909.13719.
     """
 
-    def __init__(
-        self, count=2, magnitude=0.3, operations=OPERATIONS, value_range=(0, 255), seed=None, **options
-    ):
+    def __init__(self, count=2, magnitude=0.3, operations=OPERATIONS, *, value_range, seed=None, **options):
         super().__init__(operations, value_range, seed, **options)
-        if count < 1 or not 0 <= magnitude <= 1:
-            raise ValueError(f"count={count}, magnitude={magnitude}: at least 1, between 0 and 1")
-        self.count, self.magnitude = count, magnitude
+        if not 0 <= magnitude <= 1:
+            raise ValueError(f"magnitude={magnitude!r} must be between 0 and 1: the paper's M, divided by 30")
+        self.count, self.magnitude = _whole("count", count), magnitude
 
     def _steps(self, count, draws):
         for _ in range(self.count):
@@ -963,14 +1038,16 @@ class Policy(_Operations):
     Args:
         subpolicies: a list of lists of (operation, probability, magnitude), the last two in [0, 1]. The
             steps of a sub-policy follow each other, each with its probability, in a random direction.
-        value_range: lowest and highest value of the images; what is outside is clipped.
+        value_range: lowest and highest value of the images, such as (0, 255) or (0, 1); what is outside is
+            clipped.
         seed: integer that makes the choices repeat.
 
     Raises:
         ValueError: no sub-policies, an empty one, an unknown operation, a number out of range.
 
     Example:
-        >>> policy = Policy([[("rotate", 1.0, 0.5), ("solarize", 0.2, 1.0)], [("shear_x", 0.7, 0.3)]])
+        >>> steps = [[("rotate", 1.0, 0.5), ("solarize", 0.2, 1.0)], [("shear_x", 0.7, 0.3)]]
+        >>> policy = Policy(steps, value_range=(0, 255))
         >>> policy(np.zeros((4, 28, 28, 1)), training=True).shape
         TensorShape([4, 28, 28, 1])
 
@@ -978,10 +1055,15 @@ class Policy(_Operations):
         AutoAugment: learning augmentation policies from data, arXiv:1805.09501.
     """
 
-    def __init__(self, subpolicies, value_range=(0, 255), seed=None, **options):
-        subpolicies = tuple(tuple(tuple(step) for step in steps) for steps in subpolicies)
+    def __init__(self, subpolicies, value_range, seed=None, **options):
+        try:
+            subpolicies = tuple(tuple((n, p, m) for n, p, m in steps) for steps in subpolicies)
+        except (TypeError, ValueError):
+            subpolicies = ()
         if not subpolicies or not all(subpolicies):
-            raise ValueError(f"subpolicies={subpolicies} must be a list of lists of steps, none empty")
+            raise ValueError(
+                "subpolicies must be a list of lists of (operation, probability, magnitude), none empty"
+            )
         for name, probability, magnitude in itertools.chain(*subpolicies):
             if not (0 <= probability <= 1 and 0 <= magnitude <= 1):
                 raise ValueError(
@@ -1015,9 +1097,9 @@ class Policy(_Operations):
 class PolicySearch(NamedTuple):
     """What `search_policy` found.
 
-    `best` are the sub-policies with the highest reward, for `Policy`. `rewards` and `policies` tell what was
-    tried, one of each per trial. `shares`, `(trials, operations)`, is the share of each of `operations` in
-    what the controller would have drawn after each trial.
+    `best` are the sub-policies with the highest reward, for `Policy(found.best, found.value_range)`.
+    `rewards` and `policies` tell what was tried, one of each per trial. `shares`, `(trials, operations)`, is
+    the share of each of `operations` in what the controller would have drawn after each trial.
     """
 
     best: list
@@ -1025,15 +1107,16 @@ class PolicySearch(NamedTuple):
     policies: list
     operations: tuple
     shares: np.ndarray
+    value_range: tuple
 
 
 def search_policy(
     reward: Callable[[Policy], float],
     *,
+    value_range: tuple[float, float],
     trials: int = 60,
     subpolicies: int = 2,
     operations: Sequence[str] = OPERATIONS,
-    value_range: tuple[float, float] = (0, 255),
     rate: float = 0.3,
     seed: int = 0,
     folder: str | Path | None = None,
@@ -1047,13 +1130,14 @@ def search_policy(
 
     Args:
         reward: function from a `Policy` layer to a number, the higher the better.
-        trials: how many policies are tried.
+        value_range: lowest and highest value of the images, such as (0, 255) or (0, 1).
+        trials: how many policies are tried. A kept search goes on if there are to be more.
         subpolicies: how many a policy consists of, each of two steps.
         operations: names from `OPERATIONS` to choose from.
-        value_range: lowest and highest value of the images.
         rate: learning rate of the controller.
         seed: integer that makes the draws repeat.
-        folder: where finished trials are kept, so that a search that was interrupted goes on.
+        folder: where finished trials are kept, so that a search that was interrupted goes on. Choose another
+            one for another `reward`: what it measures is not known here.
         progress: whether to show a progress bar where there is a terminal or a notebook.
 
     Returns:
@@ -1065,41 +1149,53 @@ def search_policy(
 
     Example:
         >>> likes_turns = lambda policy: str(policy.subpolicies).count("rotate")
-        >>> found = search_policy(likes_turns, operations=("identity", "rotate"), progress=False)
+        >>> some = ("identity", "rotate")
+        >>> found = search_policy(likes_turns, value_range=(0, 1), operations=some, progress=False)
         >>> bool(found.shares[-1, 1] > found.shares[0, 1])
         True
+        >>> layer = Policy(found.best, found.value_range)
 
     Reference:
         Williams: Simple statistical gradient-following algorithms, 1992; AutoAugment, arXiv:1805.09501.
     """
-    if min(trials, subpolicies) < 1 or not rate > 0:
-        raise ValueError(f"trials={trials}, subpolicies={subpolicies}, rate={rate}: must be above 0")
-    _check_operations(operations, value_range)
+    trials, subpolicies, seed = _whole("trials", trials), _whole("subpolicies", subpolicies), int(seed)
+    if not rate > 0:
+        raise ValueError(f"rate={rate} must be above 0")
+    operations = _check_operations(operations, value_range)
     settings = [subpolicies, list(operations), list(value_range), rate, seed]
     file = Path(folder) / "search.json" if folder is not None else None
     done = _kept_trials(file, settings)
+    _keep_trials(file, settings, done)  # a folder that cannot be written is noticed before the first training
     controller = _Controller(subpolicies, operations, rate, seed)
     shares = []
     shown = progress and ("ipykernel" in sys.modules or sys.stderr.isatty())
     for trial in tqdm(range(trials), "policy search", disable=not shown):
         drawn = controller.draw(trial)
         if trial == len(done):
-            done.append(float(reward(Policy(controller.steps(drawn), value_range, seed=trial))))
-            if not np.isfinite(done[-1]):
-                raise ValueError(f"reward returned {done[-1]} for {controller.steps(drawn)}")
+            found = reward(Policy(controller.steps(drawn), value_range, seed=trial))
+            if not np.isscalar(found) or not np.isfinite(found):
+                raise ValueError(
+                    f"reward returned {found!r} for {controller.steps(drawn)}; expected a number"
+                )
+            done.append(float(found))
             _keep_trials(file, settings, done)
         controller.learn(drawn, done[trial])
         shares.append(controller.shares())
     policies = controller.tried
     return PolicySearch(
-        policies[int(np.argmax(done[:trials]))], done[:trials], policies, tuple(operations), np.array(shares)
+        policies[int(np.argmax(done[:trials]))],
+        done[:trials],
+        policies,
+        operations,
+        np.array(shares),
+        tuple(value_range),
     )
 
 
 class _Controller:
     """Independent categorical distributions over the choices of every step, learned by REINFORCE."""
 
-    GRID = np.linspace(0, 1, 6)  # probabilities and magnitudes to choose from
+    GRID = np.linspace(0, 1, 6).tolist()  # probabilities and magnitudes to choose from
 
     def __init__(self, subpolicies, operations, rate, seed):
         self.operations, self.rate, self.seed = operations, rate, seed
@@ -1119,10 +1215,7 @@ class _Controller:
     def steps(self, drawn):
         """The sub-policies that numbers stand for."""
         return [
-            [
-                (self.operations[o], float(self.GRID[p]), float(self.GRID[m]))
-                for o, p, m in zip(*step, strict=True)
-            ]
+            [(self.operations[o], self.GRID[p], self.GRID[m]) for o, p, m in zip(*step, strict=True)]
             for step in zip(*drawn, strict=True)
         ]
 
@@ -1145,10 +1238,18 @@ def _kept_trials(file, settings):
     try:
         kept = json.loads(file.read_text())
         found, rewards = kept["settings"], [float(reward) for reward in kept["rewards"]]
+        if not np.isfinite(rewards).all():
+            raise ValueError("a reward is not finite")
     except (ValueError, KeyError, TypeError) as problem:
         raise ValueError(f"{file} is damaged: {problem}") from problem
     if found != settings:
-        raise ValueError(f"{file} is of a search with other settings: {found}, now {settings}")
+        names = ("subpolicies", "operations", "value_range", "rate", "seed")
+        differ = [
+            f"{name} was {old}, is now {new}"
+            for name, old, new in zip(names, found, settings, strict=True)
+            if old != new
+        ]
+        raise ValueError(f"{file} is of a search with other settings: {'; '.join(differ)}")
     return rewards
 
 
@@ -1199,7 +1300,8 @@ class SmartAugmentation(keras.Model):
 
     Network A merges `k` images into one. Network B, the classifier, learns from the merged image and from a
     real one. The loss is `alpha` times the mean squared error between the two images, plus `beta` times B's
-    loss. Fit it on `images[same_class(labels, k)]` and `labels`; then use `classifier`, and forget A.
+    loss. Fit it on `images[same_class(labels, k)]` and `labels`; then use `classifier`, and forget A: images
+    to validate, to test and to predict are ordinary ones. Of groups, all metrics count both images.
 
     Args:
         classifier: a built Keras model from images `(H, W, C)` in [0, 1] to class probabilities.
@@ -1224,8 +1326,9 @@ class SmartAugmentation(keras.Model):
         super().__init__(**options)
         if not getattr(classifier, "inputs", None) or len(classifier.inputs[0].shape) != 4:
             raise ValueError("classifier must be a built model of images (N, H, W, C)")
-        if k < 1 or not (alpha >= 0 and beta > 0):
-            raise ValueError(f"k={k}, alpha={alpha}, beta={beta}: k >= 1, alpha >= 0, beta > 0")
+        k = _whole("k", k)
+        if not (alpha >= 0 and beta > 0):
+            raise ValueError(f"alpha={alpha} must be at least 0, beta={beta} above 0")
         channels = classifier.inputs[0].shape[-1]
         convolution = partial(keras.layers.Conv2D, kernel_size=3, padding="same")
         self.merger = keras.Sequential(
@@ -1255,18 +1358,25 @@ class SmartAugmentation(keras.Model):
 
     def call(self, images, training=False):
         """Class probabilities; of groups, those of the merged images and then those of the real ones."""
-        if len(images.shape) == 4:  # ordinary images, to validate
-            return self.classifier(images, training=training)
+        images = ops.cast(images, self.compute_dtype)
+        if len(images.shape) == 4 and not training:  # ordinary images, to validate
+            return self.classifier(images, training=False)
+        if len(images.shape) != 5 or images.shape[1] != self.k + 1:
+            raise ValueError(
+                f"SmartAugmentation: images {tuple(images.shape)}; fit groups (N, {self.k + 1}, H, W, C), "
+                f"that is images[same_class(labels, {self.k})]"
+            )
         merged, real = self.merge(images), images[:, self.k]
-        self.add_loss(self.alpha / self.beta * ops.mean(ops.square(merged - real)))
+        distance = ops.mean(ops.square(ops.cast(merged, "float32") - ops.cast(real, "float32")))
+        self.add_loss(self.alpha / self.beta * distance)
         return self.classifier(ops.concatenate([merged, real], axis=0), training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        loss = super().compute_loss(x, self._twice(x, y), y_pred, sample_weight, training)
-        return self.beta * loss
+        weight = self._twice(x, sample_weight)
+        return self.beta * super().compute_loss(x, self._twice(x, y), y_pred, weight, training)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        return super().compute_metrics(x, self._twice(x, y), y_pred, sample_weight)
+        return super().compute_metrics(x, self._twice(x, y), y_pred, self._twice(x, sample_weight))
 
-    def _twice(self, x, y):
-        return ops.concatenate([y, y], axis=0) if len(x.shape) == 5 else y
+    def _twice(self, x, values):
+        return values if values is None or len(x.shape) == 4 else ops.concatenate([values, values], axis=0)

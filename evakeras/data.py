@@ -192,7 +192,8 @@ def batches(
         y: labels `(N,)` or `(N, classes)`, or None for images alone.
         batch_size: images per batch, at least 1; the last batch may be smaller.
         shuffle: whether to shuffle.
-        seed: integer that makes the shuffling repeat.
+        seed: integer that makes the shuffling and the layers of `augment.py` repeat; without it, their own
+            seed makes them repeat.
         augment: a layer or function from a batch of images to a batch of images; a layer is called with
             `training=True`. It runs one batch after another, so that its random numbers repeat. A layer with
             a method `stateless(images, seed)`, as those of `augment.py`, runs in parallel and repeats too; it
@@ -239,6 +240,8 @@ def _augmented(order, pick, augment, dtype, seed):
     """
     import tensorflow as tf
 
+    if isinstance(augment, type) or not (callable(augment) or hasattr(augment, "stateless")):
+        raise ValueError(f"augment={augment!r} must be a layer or a function; of several, a keras.Sequential")
     is_layer, parallel = isinstance(augment, keras.Layer), hasattr(augment, "stateless")
     takes_labels = is_layer and "labels" in inspect.signature(augment.call).parameters
 
@@ -255,6 +258,7 @@ def _augmented(order, pick, augment, dtype, seed):
         return (changed, *kept) if kept else changed
 
     # Two random numbers for each batch, from the seed, other ones in every epoch.
+    seed = getattr(augment, "seed", None) if seed is None else seed
     keys = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).batch(2)
     return tf.data.Dataset.zip(order, keys).map(change, tf.data.AUTOTUNE if parallel else None)
 

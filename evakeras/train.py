@@ -92,9 +92,10 @@ def run(
         seed: integer behind the initial weights, the order and the dropout.
         batch_size: images per step; the last, smaller batch is used too.
         validation_data: `(x, y)` to measure after each epoch, or None.
-        augment: a layer that changes each batch before it is trained on, with its labels if its `call` takes
-            them, as `augment.MixUp` does; its `stateless(images, seed)` is what is called. None for none.
-            A layer that changes images alone is better placed in the model, which then holds all there is.
+        augment: a layer of `augment.py` that changes each batch before it is trained on, with its labels if
+            its `call` takes them, as that of MixUp (which needs one-hot labels in `validation_data`); None
+            for none. A layer that changes images alone is better placed in the model, and one that rescales
+            or standardizes must be there: images to validate do not go through this one.
         keep_epochs: keep the model after every epoch, not only after the last.
         callbacks: Keras callbacks that remember nothing from one epoch to the next: every epoch is a `fit` of
             its own. They are known by their class and those arguments that are numbers or text.
@@ -234,11 +235,7 @@ def _plan(x, y, epochs, batch_size, validation_data, augment, keep_epochs, callb
         arrays += validation_data
     if strategy is not None and not hasattr(strategy, "scope"):
         raise ValueError(f"strategy={strategy!r} must be a tf.distribute.Strategy or None")
-    if augment is not None and not hasattr(augment, "stateless"):
-        raise ValueError(
-            f"augment={augment!r} has no method stateless(images, seed), so that it would not repeat; "
-            "a layer of Keras goes into the model"
-        )
+    _check_augment(augment, x, y)
     return _Plan(
         x,
         y,
@@ -252,6 +249,28 @@ def _plan(x, y, epochs, batch_size, validation_data, augment, keep_epochs, callb
         strategy,
         [_fingerprint(array) for array in arrays],
     )
+
+
+def _check_augment(augment, x, y):
+    if augment is None:
+        return
+    if not hasattr(augment, "stateless"):
+        raise ValueError(
+            f"augment={augment!r} has no method stateless(images, seed), so that it would not repeat; "
+            "a layer of Keras goes into the model"
+        )
+    given = (x[:2], y[:2]) if _changes_labels(augment) else (x[:2],)
+    kept = augment(*given, training=False)
+    kept = keras.ops.convert_to_numpy(kept[0] if _changes_labels(augment) else kept)
+    if not np.allclose(kept, x[:2], rtol=1e-2):  # rounded, in a type of half precision
+        raise ValueError(
+            f"augment={augment.name} changes images that are not trained on too, to rescale or standardize "
+            "them; put it into the model"
+        )
+
+
+def _changes_labels(augment):
+    return "labels" in inspect.signature(augment.call).parameters
 
 
 def _run(build, plan, folder, seed, name, bar):
@@ -349,7 +368,7 @@ class _AugmentedBatches(keras.utils.PyDataset):
     def __init__(self, plan, order, seed):
         super().__init__()
         self.plan, self.order, self.seed = plan, order, seed
-        self.changes_labels = "labels" in inspect.signature(plan.augment.call).parameters
+        self.changes_labels = _changes_labels(plan.augment)
 
     def __len__(self):
         return math.ceil(len(self.order) / self.plan.batch_size)
@@ -414,6 +433,9 @@ def _configuration(model, plan, seed):
         "initial_weights": _hash(*model.get_weights()),
         "data": plan.fingerprint,
         "augment": plan.augment and keras.saving.serialize_keras_object(plan.augment),
+        "augment_weights": _hash(*plan.augment.get_weights())
+        if getattr(plan.augment, "weights", ())
+        else None,
         "callbacks": plan.callback_configurations,
         "strategy": _strategy_name(plan.strategy),
         "keras": keras.__version__,

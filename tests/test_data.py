@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from evakeras import data
+from evakeras.augment import Cutout
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 UNREACHABLE = Exception("URL fetch failure on https://…: None -- [Errno -2] Name or service not known")
@@ -523,6 +524,24 @@ def test_augmentation_can_be_a_function_and_leaves_labels_alone():
         data.batches(x, y, 4, shuffle=True, seed=0, augment=lambda batch: batch * 2 - 100)
     )
     assert images == [2 * label - 100 for label in labels]
+
+
+def test_random_augmentation_repeats_with_the_seed_of_the_layer_too():
+    images = np.ones((20, 6, 6, 1), "float32")
+
+    def made(layer_seed, seed=None):
+        return np.concatenate(
+            list(data.batches(images, batch_size=8, seed=seed, augment=Cutout(3, seed=layer_seed)))
+        )
+
+    assert np.array_equal(made(1), made(1)) and not np.array_equal(made(1), made(2))
+    assert np.array_equal(made(1, seed=5), made(2, seed=5))  # that of the batches comes first
+
+
+@pytest.mark.parametrize("augment", [Cutout, [Cutout(3)], "cutout"], ids=["class", "list", "text"])
+def test_augmentation_that_cannot_be_called_is_refused_at_once(augment):
+    with pytest.raises(ValueError, match="must be a layer or a function"):
+        data.batches(np.ones((4, 6, 6, 1)), augment=augment)
 
 
 def test_random_augmentation_repeats_with_its_seed_and_differs_between_epochs():

@@ -92,6 +92,8 @@ class TestSession:
             "05": [f"B{n:02}" for n in range(1, 14)],
             "06": [f"R{n:02}" for n in range(1, 10)],
             "07": ["R10"],
+            "08": [f"A{n:02}" for n in range(1, 4)],
+            "09": [f"A{n:02}" for n in range(4, 10)],
         }
         cells = nbformat.read(file, 4).cells
         tags = {tag for cell in cells if cell.cell_type == "code" for tag in cell.metadata.get("tags", [])}

@@ -452,7 +452,8 @@ class Noisy(keras.Layer):
         self.size, self.seen = size, []
 
     def call(self, images, labels, training=True):
-        raise AssertionError("only `stateless` repeats")
+        assert not training, "only `stateless` repeats"
+        return images, labels
 
     def stateless(self, images, labels, seed):
         noise = np.random.default_rng(seed).normal(0, self.size, (len(images), 1, 1, 1)).astype("float32")
@@ -468,7 +469,8 @@ class Darker(keras.Layer):
     """Changes images alone."""
 
     def call(self, images, training=True):
-        raise AssertionError("only `stateless` repeats")
+        assert not training, "only `stateless` repeats"
+        return images
 
     def stateless(self, images, seed):
         return images / 2
@@ -499,6 +501,25 @@ def test_augmented_run_interrupted_between_epochs_ends_with_the_same_bits(tmp_pa
     expected = go(tmp_path / "whole", augment=Noisy())
     interrupt(tmp_path / "cut", augment=Noisy())
     assert_same_bits(go(tmp_path / "cut", augment=Noisy()), expected)
+
+
+@keras.saving.register_keras_serializable(package="test")
+class Weighted(Darker):
+    """Has something that its configuration does not tell."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.number = self.add_weight((), "zeros", trainable=False)
+        self.built = True
+
+
+def test_weights_of_the_augmentation_are_part_of_the_configuration(tmp_path):
+    layer = Weighted()
+    go(tmp_path, make_tiny, augment=layer)
+    assert go(tmp_path, make_tiny, augment=layer).read_back
+    layer.number.assign(2.0)
+    with pytest.raises(ValueError, match="augment_weights was"):
+        go(tmp_path, make_tiny, augment=layer)
 
 
 def test_mixup_trains_in_a_study(tmp_path, capfd):
@@ -665,6 +686,7 @@ def make_without_input():
         ({"build": make_without_input}, "keras.Input"),
         ({"strategy": "mirrored"}, "strategy='mirrored'"),
         ({"augment": layers.RandomFlip()}, "goes into the model"),
+        ({"augment": augment.from_image_data_generator(rescale=1 / 255)}, "rescale or standardize"),
         ({"validation_data": 0.2}, "validation_data must be a pair of arrays"),
         ({"x": X[:0], "y": Y[:0]}, "x and y"),
         ({"y": Y[:-1]}, "x and y"),
@@ -678,7 +700,7 @@ def make_without_input():
     ],
     ids=["no epochs", "negative epochs", "empty batches", "not compiled", "moving average of weights",
          "one that overwrites", "one inside another optimizer", "no input", "strategy",
-         "augmentation that does not repeat",
+         "augmentation that does not repeat", "augmentation that validation needs too",
          "share to validate", "no images",
          "few labels", "one label", "NaN", "infinity", "few validation labels", "no validation images",
          "validation without labels", "NaN in validation"],
