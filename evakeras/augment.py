@@ -1169,7 +1169,7 @@ def search_policy(
     controller = _Controller(subpolicies, operations, rate, seed)
     shares = []
     shown = progress and ("ipykernel" in sys.modules or sys.stderr.isatty())
-    for trial in tqdm(range(trials), "policy search", disable=not shown):
+    for trial in tqdm(range(trials), "policy search", disable=not shown, leave=False):
         drawn = controller.draw(trial)
         if trial == len(done):
             found = reward(Policy(controller.steps(drawn), value_range, seed=trial))
