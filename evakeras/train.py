@@ -236,6 +236,7 @@ def _plan(x, y, epochs, batch_size, validation_data, augment, keep_epochs, callb
     if strategy is not None and not hasattr(strategy, "scope"):
         raise ValueError(f"strategy={strategy!r} must be a tf.distribute.Strategy or None")
     _check_augment(augment, x, y)
+    callbacks = _check_callbacks(callbacks)
     return _Plan(
         x,
         y,
@@ -244,7 +245,7 @@ def _plan(x, y, epochs, batch_size, validation_data, augment, keep_epochs, callb
         validation_data,
         augment,
         keep_epochs,
-        _check_callbacks(callbacks),
+        callbacks,
         [_callback_configuration(callback) for callback in callbacks],
         strategy,
         [_fingerprint(array) for array in arrays],
