@@ -23,6 +23,9 @@ PUBLIC = {
     ],
     "data": ["ImageDataset", "batches", "load_cifar10", "load_digits", "load_mnist", "load_photo"],
     "evaluate": ["gap", "misclassified", "summarize"],
+    "explain": [
+        "activation_maximization", "grad_cam", "guided_backprop", "occlusion", "randomize", "saliency",
+    ],
     "models": ["PROGRESSION", "build", "receptive_field"],
     "normalize": [
         "BatchNormCache", "ImageStatistics", "batch_norm", "batch_norm_backward", "equalize",
