@@ -87,6 +87,8 @@ class TestSession:
 
     def test_shows_each_of_its_claims_in_a_tagged_cell(self, file):
         wanted = {
+            "01": [*(f"C{n:02}" for n in range(1, 9)), "C19", "C21"],
+            "02": [*(f"C{n:02}" for n in range(9, 19)), "C20"],
             "03": [f"P{n:02}" for n in range(1, 13)],
             "04": [f"N{n:02}" for n in range(1, 9)],
             "05": [f"B{n:02}" for n in range(1, 14)],
@@ -94,6 +96,8 @@ class TestSession:
             "07": ["R10"],
             "08": [f"A{n:02}" for n in range(1, 4)],
             "09": [f"A{n:02}" for n in range(4, 10)],
+            "10": ["K01", "K02", *(f"V{n:02}" for n in range(1, 6))],
+            "11": [f"O{n:02}" for n in range(1, 11)],
         }
         cells = nbformat.read(file, 4).cells
         tags = {tag for cell in cells if cell.cell_type == "code" for tag in cell.metadata.get("tags", [])}
