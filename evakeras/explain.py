@@ -10,7 +10,11 @@ statistics, and stays as it is: nothing is assigned.
 
 *Logits.* The gradient of a probability fades as the network grows sure. So the gradients are taken of the
 logit: of what the last layer's softmax or sigmoid is given, be it a layer or the `activation=` of one, also
-in a nested model or with only `Flatten`, `Reshape` or dropout after it. `score="output"` keeps the output.
+in a nested model or with only `Flatten`, `Reshape` or dropout after it. One hidden in a lambda or a layer of
+your own is not seen. `score="output"` keeps the output.
+
+*One output.* A model with a single sigmoid unit has one score, with the `class_index` 0: maps show what
+speaks for a high output, whatever is predicted.
 
 This file works alone: copy it into an assignment and `import explain`. It needs Keras 3 and NumPy.
 """
@@ -75,7 +79,7 @@ def saliency(
         others: SmoothGrad, arXiv:1706.03825.
     """
     images, classes, without = _prepare(model, images, class_index, score, batch_size)
-    samples, noise = _whole("samples", samples), _number("noise", noise)
+    samples, noise, seed = _whole("samples", samples), _number("noise", noise), _check_seed(seed)
     shape = (samples, *images.shape[1:])
     drawn = np.random.default_rng(seed).standard_normal(shape, np.float32) if samples > 1 else np.zeros(shape)
 
@@ -241,7 +245,8 @@ def occlusion(
         images: `(N, H, W, C)`, floats or whole numbers, in the range the model expects.
         class_index: class to explain, one for all or one for each image; None takes the predicted one.
         size: side of the box in pixels, from 1 to the shorter side of the image.
-        stride: distance between boxes in pixels, from 1 to `size`.
+        stride: distance between boxes in pixels, from 1 to `size`. The model runs about
+            (H + size) · (W + size) / stride² times for each image: for large ones take some pixels.
         fill: what hides, a number or one for each channel: the background, or the mean of the images.
         batch_size: number of hidden images that are worked on together.
 
@@ -286,13 +291,18 @@ def _hidden(length, size, stride):
 
 
 def _check_box(size, stride, fill, shape):
-    size, stride, fill = _whole("size", size), _whole("stride", stride), np.asarray(fill, np.float32)
+    size, stride = _whole("size", size), _whole("stride", stride)
+    try:
+        fill = np.asarray(fill, np.float32)
+    except (TypeError, ValueError):
+        raise ValueError(f"fill={fill!r} must be a number, or one for each channel") from None
     if size > min(shape[1:3]):
         raise ValueError(f"size={size} must be at most {min(shape[1:3])}, the shorter side of the images")
     if stride > size:
         raise ValueError(f"stride={stride} must be at most size={size}, else some pixels are never hidden")
     if fill.shape not in ((), (shape[3],)) or not np.isfinite(fill).all():
-        raise ValueError(f"fill={fill} must be a finite number, or one for each of {shape[3]} channels")
+        came = f"fill={fill}" if fill.ndim == 0 else f"fill of shape {fill.shape}"
+        raise ValueError(f"{came} must be a finite number, or one for each of {shape[3]} channels")
     return size, stride, fill
 
 
@@ -325,7 +335,7 @@ def activation_maximization(
         total_variation: weight of the squared differences of neighbours, for smooth images; try 0 to 1.
         l2: weight of the squared distances from the lowest value, for an empty background; 0 or more.
         jitter: before each gradient the images are shifted by up to this many pixels, around the border.
-        value_range: lowest and highest value of a pixel.
+        value_range: lowest and highest value of a pixel that the model expects, (0, 255), say.
         seed: integer that makes noise and shifts repeat. All channels start from the same noise.
 
     Returns:
@@ -353,6 +363,7 @@ def activation_maximization(
     learning_rate = _number("learning_rate", learning_rate)
     total_variation, l2 = _number("total_variation", total_variation), _number("l2", l2)
     low, high = _check_range(value_range)
+    seed = _check_seed(seed)
     draws = np.random.default_rng(seed)
     x = 0.5 + 0.1 * draws.uniform(-1, 1, (1, *shape))  # 0 stands for the lowest value, 1 for the highest
     read, count = _reader(model, layer, np.full((1, *shape), low, np.float32))
@@ -404,9 +415,13 @@ def _reader(model, layer, image):
 
 
 def _check_range(value_range):
-    low, high = (float(value) for value in value_range)
-    if not (np.isfinite([low, high]).all() and low < high):
-        raise ValueError(f"value_range={value_range} must be two finite numbers, the lower first")
+    try:
+        low, high = (float(value) for value in value_range)
+        fits = np.isfinite([low, high]).all() and low < high
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError(f"value_range={value_range!r} must be two finite numbers, the lower first")
     return low, high
 
 
@@ -448,6 +463,7 @@ def randomize(
         Adebayo and others: Sanity checks for saliency maps, arXiv:1810.03292.
     """
     _check_graph(model)
+    seed = _check_seed(seed)
     entries = [(path, step) for path, step in _walk(model) if getattr(step, "weights", None)]
     lowest = _pick(entries, layer)[0] if layer is not None else None
     paths = [path for path, _ in entries]
@@ -536,7 +552,8 @@ def _run(model, images, without=None, after=None):
                 x = called(layer)(x)
             return x
         x = part._run_through_graph(x, called)
-        return x[0] if isinstance(x, (list, tuple)) and len(x) == 1 else x
+        flat = keras.tree.flatten(x)
+        return flat[0] if len(flat) == 1 else x
 
     # Inside a layer, the layers learn that this is no training; in a stateless scope, nothing is assigned.
     around = layers.Lambda(lambda x: run(model, x, ""), dtype="float32")
@@ -561,7 +578,7 @@ def _pick(entries, layer):
     """The one entry (path, layer, …) that a name, a path or the layer stands for; for None the last."""
     paths = [entry[0] for entry in entries]
     if layer is None:
-        fits = [entry for entry in entries if entry[0] == paths[-1]]
+        fits = [entry for entry in entries if entry[0] == paths[-1]] if paths else []
     elif isinstance(layer, str):
         fits = [entry for entry in entries if entry[0] == layer]
         fits = fits or [entry for entry in entries if entry[0].endswith(f"/{layer}")]
@@ -570,8 +587,9 @@ def _pick(entries, layer):
     if len(fits) != 1:
         asked = getattr(layer, "name", layer)
         why = "stands for more than one, or is called more than once" if fits else "does not fit"
-        known = ", ".join(dict.fromkeys(paths)) or "none: no layer of the model fits"
-        raise ValueError(f"layer={asked!r} {why}; expected one of {known}")
+        others = [path for path in dict.fromkeys(paths) if path not in {entry[0] for entry in fits}]
+        known = f"expected one of {', '.join(others)}" if others else "the model has no layer that fits"
+        raise ValueError(f"layer={asked!r} {why}; {known}")
     return fits[0]
 
 
@@ -592,19 +610,19 @@ def _activation(step):
     return step.activation if isinstance(step, _ACTIVATED) else step
 
 
-def _is_relu(step):
+def _function_name(step):
+    """ "softmax" for the layer, the operation, and the functions of that name in Keras and TensorFlow."""
     last = _activation(step)
-    named = last in (keras.activations.relu, keras.activations.relu6) or type(last).__name__ in (
-        "Relu",
-        "Relu6",
-    )
-    return named or (isinstance(last, layers.ReLU) and not last.negative_slope)
+    name = getattr(last, "__name__", type(last).__name__)
+    return name.lower().removesuffix("_v2").replace("_", "")
+
+
+def _is_relu(step):
+    return _function_name(step) in ("relu", "relu6") and not getattr(_activation(step), "negative_slope", 0)
 
 
 def _makes_probabilities(step):
-    last = _activation(step)
-    functions = keras.activations.softmax, keras.activations.log_softmax, keras.activations.sigmoid
-    return last in functions or type(last).__name__ in ("Softmax", "LogSoftmax", "Sigmoid")
+    return _function_name(step) in ("softmax", "logsoftmax", "sigmoid")
 
 
 def _logits(model):
@@ -614,9 +632,13 @@ def _logits(model):
             return _logits(step)
         if _makes_probabilities(step):
             return {id(step): _without_activation(step)}
-        if not isinstance(step, _PASSING) and _activation(step) is not keras.activations.linear:
+        if not isinstance(step, _PASSING) and not _is_linear_activation(step):
             break
     return {}
+
+
+def _is_linear_activation(step):
+    return isinstance(step, layers.Activation) and step.activation is keras.activations.linear
 
 
 def _without_activation(step):
@@ -754,33 +776,44 @@ def _check_model(model, classes=True):
         shapes = [tuple(tensor.shape) for tensor in tensors]
         if (classes or rank == 4) and (len(shapes) != 1 or len(shapes[0]) != rank):
             expected = "(N, H, W, C)" if rank == 4 else "(N, classes)"
-            raise ValueError(
-                f"model {model.name!r} has {name} {', '.join(map(str, shapes))}, expected one, {expected}: "
-                "choose with keras.Model(inputs, outputs)"
-            )
+            hint = "images with a channel axis" if rank == 4 else "choose with keras.Model(inputs, outputs)"
+            came = ", ".join(map(str, shapes))
+            raise ValueError(f"model {model.name!r} has {name} {came}, expected one, {expected}: {hint}")
 
 
 def _check_images(images, shape):
-    images = np.asarray(images)
+    images = _as_array("images", images)
     fits = images.ndim == 4 and all(
         want in (None, got) for want, got in zip(shape, images.shape[1:], strict=True)
     )
     if not fits or images.size == 0:
         expected = ", ".join(str(length or "any") for length in shape)
         raise ValueError(f"images have shape {images.shape}, expected (N, {expected}), at least one")
-    if images.dtype.kind not in "uif" or not np.isfinite(images).all():
-        raise ValueError(f"images have dtype {images.dtype} or hold NaN or infinity; expected finite numbers")
+    if images.dtype.kind not in "uif":
+        raise ValueError(f"images have dtype {images.dtype}; expected floats or whole numbers")
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(images.astype(np.float32)).all()
+    if not finite:
+        raise ValueError("images hold NaN, infinity, or numbers too large for float32")
     return images
+
+
+def _as_array(name, values):
+    try:
+        return np.asarray(values)
+    except ValueError:  # rows of different length
+        raise ValueError(f"{name} is a ragged list, expected an array") from None
 
 
 def _check_classes(name, index, count, length=None):
     """Whole numbers below `count`: one for each image where `length` is given, else as many as there are."""
-    numbers = np.atleast_1d(np.asarray(index))
+    numbers = np.atleast_1d(_as_array(name, index))
     if length is not None and np.ndim(index) == 0:
         numbers = np.repeat(numbers, length)
     if numbers.ndim != 1 or len(numbers) != (length or len(numbers)) or numbers.dtype.kind not in "ui":
-        expected = "a whole number, or one for each" + (f" of {length} images" if length else "")
-        raise ValueError(f"{name} has shape {numbers.shape} and dtype {numbers.dtype}, expected {expected}")
+        expected = f"one for each of {length} images" if length else "a sequence of them"
+        came = f"shape {np.shape(index)} and dtype {numbers.dtype}"
+        raise ValueError(f"{name} has {came}, expected a whole number, or {expected}")
     if len(numbers) == 0 or numbers.min() < 0 or numbers.max() >= count:
         raise ValueError(f"{name}={index} must lie between 0 and {count - 1}")
     return numbers.astype(np.int32)
@@ -795,6 +828,10 @@ def _whole(name, value, least=1):
     if number < least or isinstance(value, bool):
         raise ValueError(f"{name}={value!r} must be a whole number, at least {least}")
     return number
+
+
+def _check_seed(seed):
+    return None if seed is None else _whole("seed", seed, 0)
 
 
 def _number(name, value):

@@ -538,6 +538,38 @@ def test_the_gradient_of_the_output_is_that_of_the_probability(model, images):
     assert_same(saliency(softmax, pixels, 1, score="output").ravel(), probability * (1 - probability))
 
 
+@pytest.mark.parametrize("hidden", ["sigmoid", "softmax"])
+def test_what_is_hidden_below_a_linear_layer_stays(hidden, images):
+    stack = [layers.Flatten(), layers.Dense(6, hidden), layers.Dense(3)]
+    model = draw_weights(keras.Sequential([keras.Input(SHAPE), *stack]))
+    classes = run(model, images).argmax(1)
+    assert_same(saliency(model, images), saliency(model, images, classes, score="output"))
+
+
+def test_a_softmax_given_as_a_function_is_seen(images):
+    functions = [keras.activations.softmax, ops.softmax]
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        functions += [tf.nn.softmax, tf.keras.activations.softmax]
+    stack = [layers.Flatten(), layers.Dense(6, ops.relu)]
+    bare = draw_weights(keras.Sequential([keras.Input(SHAPE), *stack, layers.Dense(3)]))
+    for function in functions:
+        end = layers.Dense(3, activation=function)
+        model = keras.Sequential([keras.Input(SHAPE), *stack, end])
+        end.set_weights(bare.layers[-1].get_weights())
+        for method in (saliency, guided_backprop):
+            assert_same(method(model, images), method(bare, images))
+
+
+def test_outputs_in_a_dict_are_served(images):
+    inputs = keras.Input(SHAPE)
+    scores = draw_weights(keras.Sequential([layers.Flatten(), layers.Dense(3)]))(inputs)
+    named, plain = keras.Model(inputs, {"scores": scores}), keras.Model(inputs, scores)
+    for function in (saliency, occlusion):
+        assert_same(maps_of(function, named, images), maps_of(function, plain, images))
+
+
 def test_one_sigmoid_output_is_explained_by_its_logit(images):
     stack = [layers.Conv2D(3, 3, activation="relu"), layers.GlobalAveragePooling2D()]
     model = draw_weights(
@@ -729,8 +761,10 @@ NAN = np.full((1, *SHAPE), np.nan)
         (np.zeros((2, 10, 9, 2)), "images have shape"),
         (np.zeros((0, *SHAPE)), "at least one"),
         (NAN, "NaN"),
-        (NAN + np.inf, "NaN or infinity"),
-        (np.full((1, *SHAPE), "a"), "finite numbers"),
+        (NAN + np.inf, "NaN, infinity"),
+        (np.full((1, *SHAPE), 1e300), "too large for float32"),
+        (np.full((1, *SHAPE), "a"), "<U1; expected floats or whole numbers"),
+        ([[1], [1, 2]], "images is a ragged list"),
         (np.zeros((1, *SHAPE), complex), "complex"),
     ],
 )
@@ -748,6 +782,7 @@ def test_images_that_do_not_fit_are_refused(function, bad, message, model):
         ([0, 1], r"class_index has shape \(2,\).*one for each of 5 images"),
         ([0, 1, 2, 3, 0], "between 0 and 2"),
         (1.0, "float64, expected a whole number"),
+        (1.0, r"class_index has shape \(\) and dtype float64"),
         (True, "bool, expected a whole number"),
         ("2", "a whole number"),
         (np.zeros((5, 1), int), "a whole number, or one for each"),
@@ -779,7 +814,10 @@ def test_classes_that_do_not_fit_are_refused(function, index, message, model, im
         (occlusion, {"size": 3, "stride": 4}, "stride=4 must be at most size=3"),
         (occlusion, {"size": 3, "stride": 0}, "stride=0"),
         (occlusion, {"size": 3, "fill": np.nan}, "fill=nan must be a finite number"),
-        (occlusion, {"size": 3, "fill": (1, 2, 3)}, "each of 2 channels"),
+        (occlusion, {"size": 3, "fill": (1, 2, 3)}, r"fill of shape \(3,\) .*each of 2 channels"),
+        (occlusion, {"size": 3, "fill": "mean"}, "fill='mean' must be a number"),
+        (saliency, {"seed": -1}, "seed=-1 must be a whole number"),
+        (saliency, {"seed": "a"}, "seed='a'"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(function, options, message, model, images):
@@ -802,6 +840,9 @@ def test_options_that_do_not_fit_are_refused(function, options, message, model, 
         ({"l2": np.inf}, "l2=inf"),
         ({"value_range": (1, 0)}, "the lower first"),
         ({"value_range": (0, np.nan)}, "finite"),
+        ({"value_range": 5}, "value_range=5 must be two finite numbers"),
+        ({"value_range": (0, 1, 2)}, "two finite numbers"),
+        ({"seed": 1.5}, "seed=1.5"),
     ],
 )
 def test_activation_maximization_refuses_what_does_not_fit(options, message, model):
@@ -811,7 +852,7 @@ def test_activation_maximization_refuses_what_does_not_fit(options, message, mod
 
 def test_grad_cam_refuses_a_model_without_a_spatial_layer(images):
     stack = [keras.Input(SHAPE), layers.GlobalAveragePooling2D(), layers.Dense(2)]
-    with pytest.raises(ValueError, match="layer=None does not fit; expected one of none: no layer"):
+    with pytest.raises(ValueError, match="layer=None does not fit; the model has no layer that fits"):
         grad_cam(keras.Sequential(stack), images)
 
 
@@ -822,6 +863,8 @@ def test_randomize_refuses_what_does_not_fit(model):
         randomize(model, "relu")
     with pytest.raises(ValueError, match="hides its layers"):
         randomize(subclassed())
+    with pytest.raises(ValueError, match="seed=-1"):
+        randomize(model, seed=-1)
 
 
 def test_a_layer_that_is_called_twice_is_refused(images):
@@ -833,4 +876,6 @@ def test_a_layer_that_is_called_twice_is_refused(images):
     unclear = keras.Model(inputs, softmax(layers.Dense(2)(layers.Flatten()(softmax(inputs)))))
     with pytest.raises(ValueError, match="called more than once; pass score='output'"):
         saliency(unclear, images)
+    logits = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(softmax(softmax(inputs)))))
+    assert_same(saliency(logits, images), saliency(logits, images, score="output"))
     assert saliency(unclear, images, score="output").any()
