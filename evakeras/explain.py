@@ -204,15 +204,8 @@ def grad_cam(
 
     def maps(batch, index):
         def change(delta):  # the gradient at delta = 0 is that with respect to the layer's output
-            kept = []
-
-            def after(path, step, output):
-                if path == chosen:
-                    kept.append(ops.cast(output, "float32"))
-                    output = output + ops.cast(delta, output.dtype)
-                return output
-
-            return _class_sum(_run(model, batch, without, after), index), kept[0]
+            scores, features = _run_and_keep(model, batch, without, chosen, delta)
+            return _class_sum(scores, index), features
 
         gradient, features = _gradient(change, np.zeros((len(batch), *shape[1:]), np.float32))
         weights = ops.mean(gradient, axis=(1, 2), keepdims=True)
@@ -399,19 +392,7 @@ def _reader(model, layer, image):
         without |= _logits(model)
         return lambda x: _run(model, x, without), model.outputs[0].shape[-1]
     path, _, shape = _pick([entry for entry in _outputs(model, image) if len(entry[2]) > 1], layer)
-
-    def read(x):
-        kept = []
-
-        def after(at, step, output):
-            if at == path:
-                kept.append(ops.cast(output, "float32"))
-            return output
-
-        _run(model, x, without, after)
-        return kept[0]
-
-    return read, shape[-1]
+    return lambda x: _run_and_keep(model, x, without, path)[1], shape[-1]
 
 
 def _check_range(value_range):
@@ -561,6 +542,19 @@ def _run(model, images, without=None, after=None):
         return ops.cast(around(images, training=False), "float32")
 
 
+def _run_and_keep(model, images, without, path, delta=0.0):
+    """What the model gives, and the output of the layer at `path`, to which `delta` is then added."""
+    kept = []
+
+    def after(at, step, output):
+        if at == path:
+            kept.append(ops.cast(output, "float32"))
+            output = output + ops.cast(delta, output.dtype)
+        return output
+
+    return _run(model, images, without, after), kept[0]
+
+
 def _outputs(model, image):
     """Path, layer and shape of the output of each step with channels last, in the order they run."""
     found = []
@@ -611,7 +605,7 @@ def _activation(step):
 
 
 def _function_name(step):
-    """ "softmax" for the layer, the operation, and the functions of that name in Keras and TensorFlow."""
+    """The name of what a layer does last, the same for layers, operations and functions: softmax, relu."""
     last = _activation(step)
     name = getattr(last, "__name__", type(last).__name__)
     return name.lower().removesuffix("_v2").replace("_", "")
