@@ -655,7 +655,7 @@ def test_the_model_stays_as_it_is(images):
         variables = [*model.variables, *model.optimizer.variables]
         flags = [(layer.trainable, layer.name, getattr(layer, "activation", None)) for layer in model.layers]
         nodes = [len(layer._inbound_nodes) for layer in model.layers]
-        functions = model.train_function, model.predict_function, model.optimizer, model.compiled
+        functions = model.train_function, model.optimizer, model.compiled
         return [array(variable) for variable in variables], flags, nodes, functions, model.get_config()
 
     before, losses = state(), [float(loss) for loss in model.losses]
@@ -669,6 +669,7 @@ def test_the_model_stays_as_it_is(images):
     after = state()
     assert all(np.array_equal(a, b) for a, b in zip(before[0], after[0], strict=True))
     assert before[1:] == after[1:]
+    model(images)  # losses of `predict`, which occlusion uses, are symbols too
     assert [float(loss) for loss in model.losses] == losses
     model.fit(images, np.array([0, 1, 2, 0, 1]), verbose=0)  # goes on
 
@@ -879,3 +880,13 @@ def test_a_layer_that_is_called_twice_is_refused(images):
     logits = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(softmax(softmax(inputs)))))
     assert_same(saliency(logits, images), saliency(logits, images, score="output"))
     assert saliency(unclear, images, score="output").any()
+
+
+def test_occlusion_compiles_a_model_once(images):
+    model = draw_weights(keras.Sequential([keras.Input(SHAPE), *parts(), layers.Softmax()]))
+    traces = []
+    model.layers[0].call = lambda x, call=model.layers[0].call: traces.append(x.shape) or call(x)
+    first = occlusion(model, images[:2], class_index=0, size=3, batch_size=16)
+    made = len(traces)
+    assert np.array_equal(occlusion(model, images[:2], class_index=0, size=3, batch_size=16), first)
+    assert len(traces) == made
