@@ -3,13 +3,24 @@
 This file works alone: copy it into an assignment and `import models`. It needs Keras 3 and NumPy.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import keras
 import numpy as np
 from keras import layers
 
-__all__ = ["PROGRESSION", "Step", "LayerField", "build", "receptive_field"]
+__all__ = [
+    "COMPACT",
+    "PROGRESSION",
+    "RECIPES",
+    "LayerField",
+    "Recipe",
+    "Step",
+    "build",
+    "compiled",
+    "receptive_field",
+]
 
 POOL = "pool"  # 2×2 max pooling in a layout
 
@@ -17,9 +28,13 @@ POOL = "pool"  # 2×2 max pooling in a layout
 class Step(NamedTuple):
     """One step of the progression: what changed, its parameters, and what the notes report for it.
 
-    `layout` lists the convolutions as `(channels, kernel)` and the poolings as `"pool"`; the last
-    convolution, which reads all that is left of the picture and gives one number per class, is not listed.
+    `layout` lists the convolutions as `(channels, kernel)`, with `"same"` as a third where zeros around the
+    picture keep its size, and the poolings as `"pool"`; the last convolution, which reads all that is left of
+    the picture and gives one number per class, is not listed.
     `notes_train` and `notes_test` are the notes' accuracies in percent, None where they give none.
+    A `lean` model has hidden convolutions without bias, and pools before it normalizes: batch normalization
+    brings a bias of its own, and then has a quarter of the work. `averaged` says that the last convolution is
+    1×1, without bias, and that its outputs are averaged over the picture.
     """
 
     change: str
@@ -29,10 +44,28 @@ class Step(NamedTuple):
     dropout: float = 0.0
     notes_train: float | None = None
     notes_test: float | None = None
+    lean: bool = False
+    averaged: bool = False
 
 
 _NARROW = ((10, 3), (10, 3), (20, 3), POOL, (10, 1), (10, 3), (20, 3), (10, 1))
 _WIDE = ((10, 3), (16, 3), (32, 3), POOL, (10, 1), (16, 3), (32, 3), (10, 1))
+_SAME = "same"
+_DEEP = (
+    *((12, 3, _SAME), (12, 3, _SAME), POOL),
+    *((16, 3, _SAME), (16, 3, _SAME), (16, 3, _SAME), POOL),
+    *((16, 3, _SAME), (16, 3), (16, 3)),
+)
+_DEEP_TINY = (
+    *((8, 3, _SAME), (8, 3, _SAME), POOL),
+    *((10, 3, _SAME), (10, 3, _SAME), (12, 3, _SAME), POOL),
+    *((12, 3, _SAME), (10, 3), (10, 3)),
+)
+_DEEP_AVERAGED = (
+    *((10, 3, _SAME), (12, 3, _SAME), POOL),
+    *((16, 3, _SAME), (16, 3, _SAME), (16, 3, _SAME), POOL),
+    *((16, 3, _SAME), (16, 3), (14, 3)),
+)
 _EARLY_POOL = ((16, 3), (32, 3), (10, 1), POOL, (16, 3), (16, 3), (16, 3), (16, 3))
 
 PROGRESSION = {
@@ -56,6 +89,47 @@ PROGRESSION = {
 "seventh" is "sixth" with another learning-rate schedule, Adam at 0.003 / (1 + 0.319 · epoch).
 """
 
+COMPACT = {
+    "best": Step("deeper and narrower", 16_582, _DEEP, True, lean=True),
+    "tiny": Step("under 8,000 parameters", 7_854, _DEEP_TINY, True, lean=True),
+    "ninth": Step("no bias, no dense layer", 14_734, _DEEP_AVERAGED, True, lean=True, averaged=True),
+}
+"""Name → `Step` of three small models of ours, each with a recipe."""
+
+
+class Recipe(NamedTuple):
+    """How a model of ours is trained to its accuracy: `compiled` does most of it.
+
+    `augmentation` holds arguments of Keras's old `ImageDataGenerator`, which
+    `augment.from_image_data_generator` takes too. The learning rate rises to `peak` in the first quarter of
+    all steps and falls to zero along a cosine.
+    """
+
+    epochs: int
+    augmentation: dict
+    peak: float = 0.01
+    batch_size: int = 128
+
+
+_PIXELS = [-2, -1, 0, 1, 2]
+_SHIFTED = {"fill_mode": "constant", "width_shift_range": _PIXELS, "height_shift_range": _PIXELS}
+_TURNED = {
+    "fill_mode": "constant",
+    "width_shift_range": 0.08,
+    "height_shift_range": 0.08,
+    "rotation_range": 10,
+    "zoom_range": 0.1,
+}
+_BENT = {**_TURNED, "shear_range": 10}
+
+RECIPES = {
+    "fast": Recipe(5, _SHIFTED),
+    "best": Recipe(20, _BENT, peak=0.006, batch_size=64),
+    "tiny": Recipe(20, _TURNED, peak=0.006, batch_size=64),
+    "ninth": Recipe(20, _BENT, peak=0.006, batch_size=64),
+}
+"""Name → `Recipe` of "fast" and of the models in `COMPACT`, for MNIST."""
+
 
 def build(
     name: str,
@@ -65,14 +139,15 @@ def build(
     input_shape: tuple[int, int, int] = (28, 28, 1),
     classes: int = 10,
 ) -> keras.Sequential:
-    """Build a model of the progression, not yet compiled.
+    """Build a model of the progression, or one of the compact ones, not yet compiled.
 
-    Every hidden layer is convolution + ReLU, then batch normalization and dropout where the step has them.
+    Every hidden layer is convolution + ReLU, then batch normalization and dropout where the step has them; in
+    compact models it is convolution, pooling, batch normalization, ReLU.
     The last convolution has a kernel as large as what is left of the picture, so it works for any input size
     that the layout leaves something of.
 
     Args:
-        name: a key of `PROGRESSION`.
+        name: a key of `PROGRESSION` or `COMPACT`.
         kernel_regularizer: a `keras.regularizers.Regularizer` (or its name) for every convolution kernel.
         dropout: rate in [0, 1) for every layer but the last; None takes the step's own.
         input_shape: `(height, width, channels)` of one image.
@@ -91,52 +166,67 @@ def build(
         (None, 10)
     """
     step, rate = _check_build(name, dropout, input_shape, classes)
-    stack, size = [keras.Input(input_shape)], tuple(input_shape[:2])
-    convolutions = poolings = 0
+    size = _left(name, step, input_shape)
+    last = {"kernel_size": 1 if step.averaged else size, "use_bias": not step.averaged, "name": "classes"}
+    flat = layers.GlobalAveragePooling2D(name="average") if step.averaged else layers.Flatten(name="flatten")
+    return keras.Sequential(
+        [
+            keras.Input(input_shape),
+            *_hidden(step, rate, kernel_regularizer),
+            layers.Conv2D(classes, kernel_regularizer=kernel_regularizer, **last),
+            flat,
+            layers.Softmax(dtype="float32", name="softmax"),
+        ],
+        name=name,
+    )
+
+
+def _left(name, step, input_shape):
+    """Height and width of what a layout leaves of the picture."""
+    size = tuple(input_shape[:2])
     for part in step.layout:
         if part == POOL:
-            poolings += 1
-            stack.append(layers.MaxPooling2D(name=f"pool_{poolings}"))
             size = tuple(n // 2 for n in size)
-        else:
-            convolutions += 1
-            stack += _block(convolutions, *part, kernel_regularizer, step.batch_norm, rate)
+        elif _SAME not in part:
             size = tuple(n - part[1] + 1 for n in size)
         if min(size) < 1:
             raise ValueError(
                 f"input_shape={input_shape} is too small for {name!r}: its layout {step.layout} leaves "
                 "nothing of it"
             )
-    stack += [
-        layers.Conv2D(classes, size, kernel_regularizer=kernel_regularizer, name="classes"),
-        layers.Flatten(name="flatten"),
-        layers.Softmax(dtype="float32", name="softmax"),
-    ]
-    return keras.Sequential(stack, name=name)
+    return size
 
 
-def _block(number, channels, kernel, kernel_regularizer, batch_norm, rate):
-    """One hidden layer: convolution + ReLU, then batch normalization, then dropout."""
-    block = [
-        layers.Conv2D(
+def _hidden(step, rate, kernel_regularizer):
+    """All layers but the last: convolution + ReLU, batch normalization, dropout, pooling."""
+    stack, poolings = [], 0
+    pairs = [(part, after == POOL) for part, after in pairwise((*step.layout, None)) if part != POOL]
+    for number, ((channels, kernel, *padding), pooled) in enumerate(pairs, 1):
+        convolution = layers.Conv2D(
             channels,
             kernel,
-            activation="relu",
+            activation=None if step.lean else "relu",
+            padding=padding[0] if padding else "valid",
+            use_bias=not step.lean,
             kernel_regularizer=kernel_regularizer,
             name=f"conv_{number}",
         )
-    ]
-    if batch_norm:
-        block.append(layers.BatchNormalization(name=f"norm_{number}"))
-    if rate:
-        block.append(layers.Dropout(rate, name=f"drop_{number}"))
-    return block
+        poolings += pooled
+        pooling = [layers.MaxPooling2D(name=f"pool_{poolings}")] if pooled else []
+        norm = [layers.BatchNormalization(name=f"norm_{number}")] if step.batch_norm else []
+        drop = [layers.Dropout(rate, name=f"drop_{number}")] if rate else []
+        if step.lean:
+            stack += [convolution, *pooling, *norm, layers.ReLU(name=f"relu_{number}"), *drop]
+        else:
+            stack += [convolution, *norm, *drop, *pooling]
+    return stack
 
 
 def _check_build(name, dropout, input_shape, classes):
-    if name not in PROGRESSION:
-        raise ValueError(f"name={name!r} is unknown; expected one of {', '.join(PROGRESSION)}")
-    step = PROGRESSION[name]
+    steps = PROGRESSION | COMPACT
+    if name not in steps:
+        raise ValueError(f"name={name!r} is unknown; expected one of {', '.join(steps)}")
+    step = steps[name]
     rate = step.dropout if dropout is None else dropout
     if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
         raise ValueError(f"dropout={dropout!r} must be a rate in [0, 1)")
@@ -147,6 +237,50 @@ def _check_build(name, dropout, input_shape, classes):
     if not isinstance(classes, int) or classes < 2:
         raise ValueError(f"classes={classes!r} must be an integer of at least 2")
     return step, rate
+
+
+def compiled(name: str, images: int, *, epochs: int | None = None, **options) -> keras.Sequential:
+    """Build a model and compile it with its recipe: Adam, one cycle of the learning rate, cross-entropy.
+
+    Args:
+        name: a key of `RECIPES`.
+        images: how many images one epoch trains on, at least 1: the cycle ends with the last step.
+        epochs: how many epochs will follow, at least 1; None takes the recipe's.
+        options: of `build`: `dropout`, `kernel_regularizer`, `input_shape`, `classes`.
+
+    Returns:
+        A compiled `keras.Sequential` for float images `(N, H, W, C)`, best in [0, 1], and integer labels
+        `(N,)`. Batch size and augmentation are not part of it: see the example.
+
+    Raises:
+        ValueError: unknown name, counts below 1, or what `build` raises.
+
+    Example:
+        >>> recipe = RECIPES["fast"]
+        >>> x, y = np.zeros((300, 28, 28, 1), "float32"), np.zeros(300, int)
+        >>> model = compiled("fast", len(x), epochs=1)
+        >>> history = model.fit(x, y, batch_size=recipe.batch_size, epochs=1, verbose=0)
+        >>> int(model.optimizer.iterations), float(model.optimizer.learning_rate)
+        (3, 0.0)
+
+    Reference:
+        Smith, Topin: Super-convergence, 2019 (arXiv:1708.07120), for the cycle.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"name={name!r} has no recipe; expected one of {', '.join(RECIPES)}")
+    recipe = RECIPES[name]
+    epochs = recipe.epochs if epochs is None else epochs
+    for what, count in (("images", images), ("epochs", epochs)):
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(f"{what}={count!r} must be an integer of at least 1")
+    steps = epochs * -(-images // recipe.batch_size)
+    rise = steps // 4
+    rate = keras.optimizers.schedules.CosineDecay(
+        recipe.peak / 10, steps - rise, warmup_target=recipe.peak, warmup_steps=rise
+    )
+    model = build(name, **options)
+    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
 
 
 class LayerField(NamedTuple):

@@ -102,7 +102,7 @@ class _Integers:
             # Exact in float64 whatever the order: the sums of a chunk are whole numbers far below 2**53.
             values = chunk[..., channel].ravel().astype(np.float64)
             self.first[channel] += int(values.sum())
-            # Not values @ values: threads that BLAS starts for so little wait for each other on a busy machine.
+            # Not values @ values, for which BLAS starts threads that wait for each other on a busy machine.
             self.second[channel] += int(np.einsum("i,i->", values, values))
         self.count += values.size
 

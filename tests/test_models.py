@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers
 
-from evakeras.models import PROGRESSION, build, receptive_field
+from evakeras.data import load_mnist
+from evakeras.models import COMPACT, PROGRESSION, RECIPES, build, compiled, receptive_field
 
 PARAMETERS = {
     "first": 68_260,
@@ -31,10 +32,13 @@ def of_type(model, *types):
 # The progression
 
 
-@pytest.mark.parametrize("name", PROGRESSION)
+STEPS = PROGRESSION | COMPACT
+
+
+@pytest.mark.parametrize("name", STEPS)
 def test_model_has_the_parameters_its_step_states(name):
     model = build(name)
-    assert model.count_params() == PROGRESSION[name].parameters == PARAMETERS.get(name, model.count_params())
+    assert model.count_params() == STEPS[name].parameters == PARAMETERS.get(name, model.count_params())
     assert model.name == name
 
 
@@ -42,11 +46,88 @@ def test_progression_is_in_the_order_of_the_notes():
     assert list(PROGRESSION)[:8] == list(PARAMETERS)
 
 
-def test_the_fast_model_has_fewer_than_20_000_parameters():
-    assert build("fast").count_params() < 20_000
+@pytest.mark.parametrize(
+    "name, limit", {"fast": 20_000, "best": 20_000, "tiny": 8_000, "ninth": 15_001}.items()
+)
+def test_models_with_a_recipe_stay_under_their_limit_of_parameters(name, limit):
+    assert build(name).count_params() < limit
 
 
-@pytest.mark.parametrize("name", PROGRESSION)
+def test_the_ninth_model_has_no_bias_and_no_fully_connected_layer():
+    convolutions = of_type(build("ninth"), layers.Conv2D)
+    assert len(convolutions) == len(of_type(build("ninth"), layers.BatchNormalization)) + 1
+    assert not any(layer.use_bias for layer in convolutions)
+    assert {layer.kernel_size for layer in convolutions[:-1]} == {(3, 3)}
+    assert convolutions[-1].kernel_size == (1, 1) and not of_type(build("ninth"), layers.Dense)
+
+
+def test_compact_models_pool_before_they_normalize_and_then_cut_off():
+    kinds = [type(layer).__name__ for layer in build("best", dropout=0.1).layers[:9]]
+    assert kinds[:4] == ["Conv2D", "BatchNormalization", "ReLU", "Dropout"]
+    assert kinds[4:] == ["Conv2D", "MaxPooling2D", "BatchNormalization", "ReLU", "Dropout"]
+
+
+# Recipes
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_mnist(limit=2_000)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_short_run_of_a_recipe_reaches_its_floor(name, digits):
+    x, y = digits.x_train[:800].astype("float32") / 255, digits.y_train[:800]
+    batch = 32  # a quarter of the recipe's, for more steps in less time
+    model = compiled(name, len(x) * RECIPES[name].batch_size // batch, epochs=8)
+    model.fit(x, y, batch_size=batch, epochs=8, verbose=0)
+    x, y = digits.x_test[:500].astype("float32") / 255, digits.y_test[:500]
+    # With the statistics of this batch: moving averages need more than 200 steps to settle.
+    found = keras.ops.convert_to_numpy(model(x, training=True)).argmax(axis=1)
+    assert np.mean(found == y) > 0.9
+
+
+def test_the_rate_of_a_recipe_rises_for_a_quarter_of_the_steps_to_its_peak_and_ends_at_zero():
+    model = compiled("fast", 1_000, epochs=10)
+    rates = np.array([float(model.optimizer._learning_rate(step)) for step in range(81)])
+    assert rates.argmax() == 20 and rates[20] == pytest.approx(RECIPES["fast"].peak)
+    assert (np.diff(rates[:21]) > 0).all() and (np.diff(rates[20:]) < 0).all()
+    assert rates[0] == pytest.approx(rates[20] / 10) and rates[80] == 0
+
+
+def test_a_recipe_counts_the_last_smaller_batch_and_takes_its_own_epochs():
+    recipe = RECIPES["tiny"]
+    model = compiled("tiny", recipe.batch_size + 1, input_shape=(32, 32, 3), classes=3)
+    assert model.input_shape == (None, 32, 32, 3) and model.output_shape == (None, 3)
+    rate = model.optimizer._learning_rate
+    assert float(rate(2 * recipe.epochs)) == 0 < float(rate(2 * recipe.epochs - 1))
+
+
+def test_augmentation_of_a_recipe_is_one_that_augment_takes():
+    from evakeras import augment
+
+    images = np.random.default_rng(0).random((4, 28, 28, 1), dtype=np.float32)
+    for recipe in RECIPES.values():
+        moved = augment.from_image_data_generator(**recipe.augmentation)(images, training=True)
+        assert moved.shape == images.shape and not np.allclose(moved, images)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("eighth", 100), "no recipe; expected one of fast, best, tiny, ninth"),
+        (("fast", 0), "images=0"),
+        (("fast", 10.0), "images=10.0"),
+        (("fast", 10, 0), "epochs=0"),
+    ],
+)
+def test_a_recipe_refuses_what_it_does_not_know(arguments, message):
+    name, images, *epochs = arguments
+    with pytest.raises(ValueError, match=message):
+        compiled(name, images, epochs=epochs[0] if epochs else None)
+
+
+@pytest.mark.parametrize("name", STEPS)
 @pytest.mark.parametrize("input_shape, classes", [((28, 28, 1), 10), ((32, 40, 3), 2)])
 def test_model_gives_probabilities_for_any_size_and_number_of_classes(name, input_shape, classes):
     model = build(name, input_shape=input_shape, classes=classes)
@@ -65,7 +146,7 @@ def test_sixth_is_fifth_with_dropout_and_fourth_is_third_with_batch_normalizatio
     assert len(of_type(build("fourth"), layers.BatchNormalization)) == 7
 
 
-@pytest.mark.parametrize("name", PROGRESSION)
+@pytest.mark.parametrize("name", STEPS)
 def test_dropout_overrides_the_rate_of_the_step_after_every_convolution_but_the_last(name):
     model = build(name, dropout=0.3)
     assert [layer.rate for layer in of_type(model, layers.Dropout)] == [0.3] * (
@@ -74,7 +155,7 @@ def test_dropout_overrides_the_rate_of_the_step_after_every_convolution_but_the_
     assert not of_type(build(name, dropout=0), layers.Dropout)
 
 
-@pytest.mark.parametrize("name", PROGRESSION)
+@pytest.mark.parametrize("name", STEPS)
 def test_kernel_regularizer_reaches_every_convolution_kernel_and_nothing_else(name):
     model = build(name, kernel_regularizer=keras.regularizers.L2(0.01))
     kernels = [layer.kernel for layer in of_type(model, layers.Conv2D)]
@@ -203,6 +284,13 @@ def test_receptive_fields_of_the_progression_agree_with_measurement(name):
     assert [row[1:] for row in whole[: len(table)]] == [row[1:] for row in table]
     assert sum(row.parameters for row in whole) == PROGRESSION[name].parameters
     assert [row.channels for row in whole[-3:]] == [10, 10, 10]
+
+
+@pytest.mark.parametrize("name", COMPACT)
+def test_receptive_fields_of_compact_models_agree_with_measurement(name):
+    shape = (88, 88, 1)  # large enough that no field ends at a border, which padding moves
+    model = keras.Sequential([keras.Input(shape), *build(name, input_shape=shape).layers[:-3]])
+    assert_agrees_with_measurement(model)
 
 
 sides = st.integers(1, 5)

@@ -26,7 +26,7 @@ PUBLIC = {
     "explain": [
         "activation_maximization", "grad_cam", "guided_backprop", "occlusion", "randomize", "saliency",
     ],
-    "models": ["PROGRESSION", "build", "receptive_field"],
+    "models": ["COMPACT", "PROGRESSION", "RECIPES", "build", "compiled", "receptive_field"],
     "normalize": [
         "BatchNormCache", "ImageStatistics", "batch_norm", "batch_norm_backward", "equalize",
         "fold_batch_norm", "image_statistics", "min_max", "standardization_layer", "standardize",
