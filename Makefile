@@ -16,7 +16,7 @@ help:
 	@echo "make refresh  as make full, and write the outputs back into notebooks/ and README.md"
 	@echo "make test     run all checks and every notebook in quick mode"
 	@echo "make bench    measure how fast the helpers are against others, write benchmarks/README.md"
-	@echo "make bench-quick  the same in about a minute, and write nothing"
+	@echo "make bench-quick  the same in under five minutes, and write nothing"
 	@echo "make wheel    pack the helpers for Colab, into dist/"
 	@echo "make venv     make the environment .venv alone"
 	@echo "make clean    remove .venv, build/ and dist/"
@@ -32,6 +32,12 @@ venv: .venv/ready
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=24"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable ".[cpu,notebooks,test]"
+	@touch $@
+
+.venv/ready-bench: .venv/ready
+	@echo "Adding PyTorch to .venv, to compare with (its small build for the CPU will do, if you install that first) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable ".[bench]"
 	@touch $@
 
 course: .venv/ready
@@ -66,10 +72,10 @@ test-notebooks: .venv/ready
 	@EVAKERAS_QUICK=1 $(BIN)/python -m pytest notebooks --nbval-lax --nbval-current-env \
 	  --nbval-cell-timeout=300 -n 2 --dist loadscope -q
 
-bench: .venv/ready
+bench: .venv/ready-bench
 	@$(BIN)/python benchmarks/run.py
 
-bench-quick: .venv/ready
+bench-quick: .venv/ready-bench
 	@$(BIN)/python benchmarks/run.py --quick
 
 clean:

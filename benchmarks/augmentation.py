@@ -7,11 +7,11 @@ its last, smaller batch included. Before, each has made one pass, in which Tenso
 """
 
 import statistics
-import time
 
 import numpy as np
 from scipy import ndimage
 from tensorflow.keras.preprocessing.image import ImageDataGenerator
+from timing import in_turns
 
 from evakeras import augment, data
 
@@ -82,16 +82,3 @@ def moved(images, start, batch_size):
                 image[..., channel], matrix, center - matrix @ center, order=1, mode="nearest"
             )
     return batch
-
-
-def in_turns(functions, repeats):
-    """Seconds of each repeat, after one pass of each to warm up."""
-    counts = {name: function() for name, function in functions.items()}
-    assert len(set(counts.values())) == 1, f"not the same images: {counts}"
-    seconds = {name: [] for name in functions}
-    for _ in range(repeats):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds

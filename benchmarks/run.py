@@ -4,9 +4,9 @@
     python benchmarks/run.py augmentation         only that one; what is known of the others is kept
     python benchmarks/run.py --quick [--write]    shorter, and nothing is written unless told to
 
-Each other file here is a benchmark. Its docstring begins with what is compared. Its function `rows(quick)`
-returns dicts of `what`, `baseline`, `ratios` (one for each repeat, above 1 where evakeras is ahead), `ours`,
-`theirs` (medians) and their `unit`. One that cannot run raises an error that says why.
+Each file here is a benchmark but those in `OTHERS`. Its docstring begins with what is compared. Its function
+`rows(quick)` returns dicts of `what`, `baseline`, `ratios` (one for each repeat, above 1 where evakeras is
+ahead), `ours`, `theirs` (medians) and their `unit`. One that cannot run raises an error that says why.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
+OTHERS = ("run", "timing", "gpu")
 HEAD = """\
 | what | compared with | ratio: median | min – max | evakeras | the other | unit |
 |---|---|--:|--:|--:|--:|---|"""
@@ -32,7 +33,7 @@ def main(arguments=None, folder=FOLDER):
     parser.add_argument("--write", action="store_true", help="write also after --quick")
     options = parser.parse_args(arguments)
     results, failed = {}, False
-    for name in options.names or sorted(file.stem for file in folder.glob("*.py") if file.stem != "run"):
+    for name in options.names or sorted({file.stem for file in folder.glob("*.py")}.difference(OTHERS)):
         try:
             results[name] = measured(name, folder, options.quick)
             print(f"\n{name}: {results[name]['about']}\n\n{table(results[name]['rows'])}", flush=True)
@@ -89,7 +90,29 @@ def write(results, folder):
         mode = "quick mode, " if found["quick"] else ""
         page += [f"## {name}", found["about"], table(found["rows"])]
         page += [f"{found['date']}: {mode}at least {repeats} repeats, on {machine}; {on}. [Code]({name}.py)"]
+    file = folder / "gpu.json"
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    page += [gpu_section(backend, found) for backend, found in sorted(known.items())]
     (folder / "README.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
+
+
+def gpu_section(backend, found):
+    """What `gpu.py` has measured."""
+    lines = ["| model | batch | jit_compile | images/s: median | min – max | images in an epoch |"]
+    lines.append("|---|--:|---|--:|--:|--:|")
+    for row in found["rows"]:
+        cells = [row["model"], f"{row['batch']:,}", "yes" if row["jit_compile"] else "no"]
+        if "error" in row:
+            cells += ["–", row["error"], "–"]
+        else:
+            ends = f"{min(row['speeds']):,.0f} – {max(row['speeds']):,.0f}"
+            cells += [f"{row['median']:,.0f}", ends, f"{row['images']:,}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    on = ", ".join(f"{key} {value}" for key, value in found["versions"].items())
+    mode = "quick mode, " if found["quick"] else ""
+    head = f"## GPU: {backend} on {found['card']}"
+    about = f"Images per second of `fit` on {found['images']}, with Keras on {backend}; nothing is compared."
+    return "\n\n".join([head, about, "\n".join(lines), f"{found['date']}: {mode}{on}. [Code](gpu.py)"])
 
 
 if __name__ == "__main__":
