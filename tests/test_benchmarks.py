@@ -318,3 +318,13 @@ def test_no_suite_without_nbval(notebook_suite, monkeypatch):
     monkeypatch.setattr(notebook_suite, "find_spec", lambda name: None if name == "nbval" else True)
     with pytest.raises(ModuleNotFoundError, match="nbval is not installed"):
         notebook_suite.run("anything")
+
+
+@pytest.mark.parametrize(
+    "means, epochs, text",
+    [([0.98, 0.9941, 0.9939], 2, "2 epochs"), ([0.98, 0.9933], 2, "99.33% only: a lower bound")],
+)
+def test_the_eighth_model_needs_the_epochs_that_session_03_found(means, epochs, text):
+    benchmark = load(ROOT / "benchmarks" / "time_to_accuracy.py")
+    found, baseline = benchmark.needed_epochs({"03-compact": {"by_epoch": {"eighth": means}}})
+    assert found == epochs and text in baseline
