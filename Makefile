@@ -7,7 +7,8 @@ ifdef EVAKERAS_DATA  # the notebooks run in their own folder
 export EVAKERAS_DATA := $(abspath $(EVAKERAS_DATA))
 endif
 
-.PHONY: help venv course full refresh results lab wheel test test-code test-notebooks bench bench-quick clean
+.PHONY: help venv course full refresh results lab wheel colab badges test test-code \
+  test-notebooks test-colab bench bench-quick clean
 
 help:
 	@echo "make course   execute every session in quick mode, leave notebooks and pages in build/course/"
@@ -18,6 +19,9 @@ help:
 	@echo "make bench    measure how fast the helpers are against others, write benchmarks/README.md"
 	@echo "make bench-quick  the same in under five minutes, and write nothing"
 	@echo "make wheel    pack the helpers for Colab, into dist/"
+	@echo "make colab    write notebooks that need no other file, to upload to Colab, into dist/colab/"
+	@echo "make test-colab  run each of them in quick mode, alone in an empty folder"
+	@echo "make badges   put a badge for Colab into notebooks and README, once pyproject.toml has the address"
 	@echo "make venv     make the environment .venv alone"
 	@echo "make clean    remove .venv, build/ and dist/"
 
@@ -60,6 +64,12 @@ wheel: .venv/ready
 	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 	@echo "make wheel: $$(ls dist/*.whl)"
 
+colab: .venv/ready
+	@$(BIN)/python tools/colab.py dist/colab
+
+badges: .venv/ready
+	@$(BIN)/python tools/badges.py
+
 test: test-code test-notebooks
 	@echo "make test: all checks passed."
 
@@ -71,6 +81,9 @@ test-code: .venv/ready
 test-notebooks: .venv/ready
 	@EVAKERAS_QUICK=1 $(BIN)/python -m pytest notebooks --nbval-lax --nbval-current-env \
 	  --nbval-cell-timeout=300 -n 2 --dist loadscope -q
+
+test-colab: colab
+	@$(BIN)/python tools/run_colab.py dist/colab
 
 bench: .venv/ready-bench
 	@$(BIN)/python benchmarks/run.py

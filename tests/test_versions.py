@@ -1,0 +1,81 @@
+"""Old versions of Keras and TensorFlow: one line at import, and never an error."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import evakeras
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pretend(folder, name, version):
+    """Let `name` look installed in that version, for a Python that has `folder` on its path."""
+    info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+
+
+def said(folder, *options, code="import evakeras"):
+    """What a fresh Python says to stderr, with `folder` before all other packages."""
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+    command = [sys.executable, *options, "-c", code]
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def test_the_oldest_versions_are_those_of_pyproject():
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no TOML reader")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["cpu"]
+    found = (re.match(r"(keras|tensorflow|tensorflow-cpu)>=([0-9.]+)", line) for line in wanted)
+    assert dict(match.groups() for match in found if match) == evakeras._OLDEST
+
+
+def test_supported_versions_are_not_mentioned(tmp_path):
+    assert said(tmp_path) == ""
+    assert evakeras.unsupported() == ""
+
+
+@pytest.mark.parametrize("version", ["3.10", "3.10.0rc1", "3.100.2", "4.0.0.dev2026"])
+def test_supported_numbers(tmp_path, version):
+    pretend(tmp_path, "keras", version)
+    assert said(tmp_path) == ""
+
+
+@pytest.mark.parametrize("version", ["3.9.2", "3.2", "2.15.0"])
+def test_old_keras_is_named_in_one_line(tmp_path, version):
+    pretend(tmp_path, "keras", version)
+    lines = said(tmp_path).splitlines()
+    assert len(lines) == 1
+    assert f"keras {version} (needs 3.10 or newer)" in lines[0]
+
+
+def test_two_old_packages_are_named_in_one_line(tmp_path):
+    pretend(tmp_path, "keras", "3.4.1")
+    pretend(tmp_path, "tensorflow", "2.17.0")
+    (line,) = said(tmp_path).splitlines()
+    assert "keras 3.4.1 (" in line and "tensorflow 2.17.0 (needs 2.19 or newer)" in line
+
+
+def test_it_is_said_once_per_process(tmp_path):
+    pretend(tmp_path, "keras", "3.4.1")
+    assert len(said(tmp_path, code="import evakeras; from evakeras import evaluate").splitlines()) == 1
+
+
+def test_nothing_installed_or_nothing_readable_is_no_error(tmp_path):
+    assert said(tmp_path, "-S") == ""  # no site-packages at all
+    pretend(tmp_path, "keras", "unknown")
+    assert said(tmp_path) == ""
+    next(tmp_path.glob("keras-*/METADATA")).write_bytes(b"\xff\xfe\x00")
+    assert said(tmp_path) == ""
+
+
+def test_a_closed_stderr_is_no_error(tmp_path):
+    pretend(tmp_path, "keras", "3.4.1")
+    assert said(tmp_path, code="import sys; sys.stderr.close(); import evakeras") == ""
