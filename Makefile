@@ -8,7 +8,7 @@ export EVAKERAS_DATA := $(abspath $(EVAKERAS_DATA))
 endif
 
 .PHONY: help venv course full refresh results lab wheel colab badges test test-code \
-  test-notebooks test-colab bench bench-quick clean
+  test-notebooks test-colab test-wheel fuzz bench bench-quick clean
 
 help:
 	@echo "make course   execute every session in quick mode, leave notebooks and pages in build/course/"
@@ -21,6 +21,8 @@ help:
 	@echo "make wheel    pack the helpers for Colab, into dist/"
 	@echo "make colab    write notebooks that need no other file, to upload to Colab, into dist/colab/"
 	@echo "make test-colab  run each of them in quick mode, alone in an empty folder"
+	@echo "make test-wheel  install the helpers into an empty environment and try them there"
+	@echo "make fuzz     give ten thousand damaged or hostile files to everything that reads files"
 	@echo "make badges   put a badge for Colab into notebooks and README, once pyproject.toml has the address"
 	@echo "make venv     make the environment .venv alone"
 	@echo "make clean    remove .venv, build/ and dist/"
@@ -84,6 +86,12 @@ test-notebooks: .venv/ready
 
 test-colab: colab
 	@$(BIN)/python tools/run_colab.py dist/colab
+
+test-wheel: .venv/ready
+	@$(BIN)/python tools/check_wheel.py
+
+fuzz: .venv/ready
+	@$(BIN)/python tests/fuzz_loaders.py
 
 bench: .venv/ready-bench
 	@$(BIN)/python benchmarks/run.py

@@ -1236,19 +1236,21 @@ def _kept_trials(file, settings):
     if file is None or not file.exists():
         return []
     try:
+        if not file.is_file() or file.stat().st_size > 2**20:
+            raise ValueError("expected a file of at most 1 MiB")
         kept = json.loads(file.read_text())
-        found, rewards = kept["settings"], [float(reward) for reward in kept["rewards"]]
-        if not np.isfinite(rewards).all():
-            raise ValueError("a reward is not finite")
-    except (ValueError, KeyError, TypeError) as problem:
-        raise ValueError(f"{file} is damaged: {problem}") from problem
-    if found != settings:
+        rewards = kept["rewards"]
+        if not isinstance(rewards, list) or {*map(type, rewards)} - {float} or not np.isfinite(rewards).all():
+            raise ValueError("rewards must be a list of finite numbers")
         names = ("subpolicies", "operations", "value_range", "rate", "seed")
         differ = [
-            f"{name} was {old}, is now {new}"
-            for name, old, new in zip(names, found, settings, strict=True)
+            f"{name} was {str(old)[:200]}, is now {new}"
+            for name, old, new in zip(names, kept["settings"], settings, strict=True)
             if old != new
         ]
+    except (ValueError, KeyError, TypeError, RecursionError) as problem:
+        raise ValueError(f"{file} is damaged: {problem}") from problem
+    if differ:
         raise ValueError(f"{file} is of a search with other settings: {'; '.join(differ)}")
     return rewards
 

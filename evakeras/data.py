@@ -8,9 +8,11 @@ import contextlib
 import inspect
 import io
 import itertools
+import math
 import os
 import socket
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -33,6 +35,9 @@ __all__ = [
 DIGITS = tuple("0123456789")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _DOWNLOAD_TIMEOUT = 20  # seconds without an answer before a download counts as unreachable
+_MOST_BYTES = 2**30  # of a file's arrays: half as much again as EMNIST, the largest set laid out like MNIST
+_MOST_HEADER = 256  # letters of an array's header; those of a data set have 118
+_MOST_JPEG = 2**16  # bytes of one picture; of 32×32 pixels they are about a thousand
 
 
 class ImageDataset(NamedTuple):
@@ -66,7 +71,8 @@ def load_mnist(path: str | os.PathLike | None = None, *, limit: int | None = Non
 
     Raises:
         FileNotFoundError: `path` or the folder that `EVAKERAS_DATA` names does not exist.
-        ValueError: the file is damaged or holds something else. A damaged file is never passed over.
+        PermissionError: the file may not be read.
+        ValueError: the file is damaged, holds something else or more than 1 GiB. It is never passed over.
 
     Example:
         >>> load_mnist(limit=100).x_train.shape
@@ -103,7 +109,8 @@ def load_cifar10(path: str | os.PathLike | None = None, *, limit: int | None = N
 
     Raises:
         FileNotFoundError: no such file, or no file and no way to download the set. There is no substitute.
-        ValueError: the file is damaged or holds something else.
+        PermissionError: the file may not be read.
+        ValueError: the file is damaged, holds something else or more than 1 GiB.
 
     Example:
         >>> load_cifar10("nowhere.npz")
@@ -291,63 +298,133 @@ def _find(filename, path, cached=False):
     # We read Keras's cached file ourselves: Keras deletes a damaged one when it cannot download it again.
     home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
     places += [home / "datasets"] if cached else []
-    return next((place / filename for place in places if (place / filename).exists()), None)
+    files = [place / filename for place in places]
+    return next((file for file in files if file.exists() or file.is_symlink()), None)
 
 
-def _read_npz(path, names):
-    """The named arrays of an `.npz`; a damaged or foreign file is a ValueError that names it."""
+class _SmallReads(io.FileIO):
+    """A file that is read in small pieces: no archive's table of contents can be gigabytes."""
+
+    def read(self, size=-1):
+        if size > 2**20:
+            raise ValueError("its table of contents is too long")
+        return super().read(size)
+
+
+class _Header(NamedTuple):
+    """What a member of an `.npz` says it is."""
+
+    shape: tuple
+    dtype: np.dtype
+
+
+def _read_npz(path, names, check):
+    """The named arrays of an `.npz` whose headers pass `check`; any other file is a ValueError that names it.
+
+    All headers are looked at before memory is asked for: a small file can claim, and inflate to, gigabytes.
+    """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = [file[name] for name in names]
-            if not all(isinstance(array, np.ndarray) for array in arrays):
-                raise ValueError("it holds something else than arrays")
-            return arrays
+        if not Path(path).is_file():
+            raise ValueError("it is no file")  # a pipe would be waited for, a device has no end
+        with _SmallReads(path) as file, zipfile.ZipFile(file) as archive:
+            members = [_member(archive, name) for name in names]
+            if sum(member.file_size for member in members) > _MOST_BYTES:
+                raise ValueError(f"its arrays have more than {_MOST_BYTES:,} bytes")
+            check(*[_header(archive, member) for member in members])
+            return [_array(archive, member) for member in members]
     except PermissionError:
         raise
     except Exception as error:  # a damaged archive fails in a dozen ways, from zlib's to NumPy's
         wanted = ", ".join(names)
-        raise ValueError(f"{path} is damaged or not an .npz of {wanted}: {error}") from error
+        raise ValueError(f"{path} is damaged or not an .npz of {wanted}: {str(error)[:300]}") from error
+
+
+def _member(archive, name):
+    """The one member of that name, packed as NumPy does: bzip2 and LZMA would inflate it without limit."""
+    found = [member for member in archive.infolist() if member.filename in (name, f"{name}.npy")]
+    if len(found) != 1:
+        raise ValueError(f"it holds {name} {len(found)} times")
+    if found[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name} is neither stored nor deflated")
+    return found[0]
+
+
+def _header(archive, member):
+    """Shape and type of an array, if that is what the member has bytes for."""
+    with archive.open(member) as file:
+        if np.lib.format.read_magic(file) != (1, 0):  # later versions are for what no data set here has
+            raise ValueError(f"{member.filename} is not of version 1.0")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=_MOST_HEADER)
+        bytes_left = member.file_size - file.tell()
+    if dtype.hasobject or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != bytes_left:
+        raise ValueError(f"{member.filename} is {dtype} {shape} in {bytes_left:,} bytes")
+    return _Header(shape, dtype)
+
+
+def _array(archive, member):
+    with archive.open(member) as file:
+        return np.lib.format.read_array(file, allow_pickle=False, max_header_size=_MOST_HEADER)
 
 
 def _read_mnist(path):
-    arrays = _read_npz(path, ["x_train", "y_train", "x_test", "y_test"])
-    for part, images, labels in (("train", *arrays[:2]), ("test", *arrays[2:])):
+    arrays = _read_npz(path, ["x_train", "y_train", "x_test", "y_test"], _check_mnist)
+    for labels in arrays[1::2]:
         _check_labels(path, labels)
-        if images.shape != (len(labels), 28, 28) or images.dtype != np.uint8:
-            raise ValueError(
-                f"{path} does not hold MNIST: x_{part} is {images.dtype} {images.shape} and y_{part} is "
-                f"{labels.shape}, expected uint8 (N, 28, 28) and (N,)"
-            )
     return arrays
 
 
+def _check_mnist(x_train, y_train, x_test, y_test):
+    for part, images, labels in (("train", x_train, y_train), ("test", x_test, y_test)):
+        if images.shape != (_count(labels), 28, 28) or images.dtype != np.uint8:
+            raise ValueError(
+                f"x_{part} is {images.dtype} {images.shape} and y_{part} is {labels.shape}, "
+                "expected uint8 (N, 28, 28) and (N,)"
+            )
+
+
+def _count(labels):
+    """How many labels there are, by their header."""
+    if len(labels.shape) != 1 or labels.shape[0] == 0 or labels.dtype.kind not in "ui":
+        raise ValueError(f"labels are {labels.dtype} {labels.shape}, expected integers (N,)")
+    return labels.shape[0]
+
+
 def _check_labels(path, labels):
-    if labels.ndim != 1 or len(labels) == 0 or labels.dtype.kind not in "ui":
-        raise ValueError(f"{path}: labels are {labels.dtype} {labels.shape}, expected integers (N,)")
     if labels.min() < 0 or labels.max() > 9:
         raise ValueError(f"{path}: labels reach {labels.min()} … {labels.max()}, expected 0 … 9")
 
 
 def _read_cifar10(path, limit):
     parts = ["jpeg", "offsets", "labels"]
-    arrays = _read_npz(path, [f"{split}_{part}" for split in ("train", "test") for part in parts])
+    names = [f"{split}_{part}" for split in ("train", "test") for part in parts]
+    arrays = _read_npz(path, names, _check_cifar10)
     result = []
     for jpeg, offsets, labels in (arrays[:3], arrays[3:]):
         _check_labels(path, labels)
-        if not _fits(jpeg, offsets, len(labels)):
-            raise ValueError(f"{path} is damaged: its offsets do not match its files")
+        if not _fits(jpeg, offsets):
+            raise ValueError(
+                f"{path} is damaged: its offsets do not cut it into pictures of at most {_MOST_JPEG:,} bytes"
+            )
         n = len(labels) if limit is None else min(limit, len(labels))
         result += [_decode(path, jpeg, offsets[: n + 1]), labels[:n]]
     return result
 
 
-def _fits(jpeg, offsets, n):
-    """Whether the offsets cut the bytes into `n` files, none of them empty."""
-    if jpeg.dtype != np.uint8 or jpeg.ndim != 1 or offsets.dtype.kind not in "ui":
+def _check_cifar10(*headers):
+    for jpeg, offsets, labels in (headers[:3], headers[3:]):
+        if _count(labels) * 32 * 32 * 3 > _MOST_BYTES // 2:
+            raise ValueError(f"its pictures would have more than {_MOST_BYTES:,} bytes")
+        if offsets.shape != (_count(labels) + 1,) or offsets.dtype.kind not in "ui":
+            raise ValueError(f"offsets are {offsets.dtype} {offsets.shape}, expected integers (N + 1,)")
+        if len(jpeg.shape) != 1 or jpeg.dtype != np.uint8:
+            raise ValueError(f"pictures are {jpeg.dtype} {jpeg.shape}, expected uint8 (bytes,)")
+
+
+def _fits(jpeg, offsets):
+    """Whether the offsets cut the bytes into files, none of them empty or far too long."""
+    if offsets[0] != 0 or offsets[-1] != len(jpeg) or not (offsets[1:] > offsets[:-1]).all():
         return False
-    if offsets.shape != (n + 1,) or offsets[0] != 0 or offsets[-1] != len(jpeg):
-        return False
-    return bool((offsets[1:] > offsets[:-1]).all())
+    return bool(np.diff(offsets).max() <= _MOST_JPEG)
 
 
 def _decode(path, jpeg, offsets):
@@ -360,7 +437,7 @@ def _decode(path, jpeg, offsets):
             if (picture.size, picture.mode) != ((32, 32), "RGB"):
                 raise ValueError(f"it is {picture.size} {picture.mode}, expected (32, 32) RGB")
             images[i] = np.asarray(picture)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # Pillow's for a picture that claims to be huge is of neither kind
             raise ValueError(f"{path} is damaged: image {i} cannot be read: {error}") from error
     return images
 

@@ -41,7 +41,7 @@ __all__ = [
 def saliency(
     model: keras.Model,
     images: np.ndarray,
-    class_index: int | Sequence[int] | None = None,
+    class_index: int | Sequence[int] | np.ndarray | None = None,
     *,
     samples: int = 1,
     noise: float = 0.15,
@@ -95,7 +95,7 @@ def saliency(
 def guided_backprop(
     model: keras.Model,
     images: np.ndarray,
-    class_index: int | Sequence[int] | None = None,
+    class_index: int | Sequence[int] | np.ndarray | None = None,
     *,
     score: str = "logit",
     batch_size: int = 64,
@@ -159,7 +159,7 @@ def _positive_gradient(x):
 def grad_cam(
     model: keras.Model,
     images: np.ndarray,
-    class_index: int | Sequence[int] | None = None,
+    class_index: int | Sequence[int] | np.ndarray | None = None,
     *,
     layer: str | keras.layers.Layer | None = None,
     resize: bool = True,
@@ -221,7 +221,7 @@ def grad_cam(
 def occlusion(
     model: keras.Model,
     images: np.ndarray,
-    class_index: int | Sequence[int] | None = None,
+    class_index: int | Sequence[int] | np.ndarray | None = None,
     *,
     size: int = 8,
     stride: int = 1,

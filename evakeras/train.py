@@ -16,6 +16,7 @@ import operator
 import os
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 __all__ = ["LearningRateRangeTest", "OneCycle", "Run", "run", "study"]
+
+_MOST_BYTES = 2**24  # of state.json: that of a thousand layers and ten thousand epochs has a few million
 
 
 @dataclass
@@ -48,13 +51,13 @@ class Run:
     def file(self, epoch: int | None = None) -> Path:
         """Path of the `.keras` file of the model as it was after `epoch` (from 1; None is the last)."""
         file = _model_file(self.folder, len(self.seconds) if epoch is None else epoch)
-        if not file.exists():
+        if not file.is_file():
             raise FileNotFoundError(f"{file} was not kept; train with keep_epochs=True")
         return file
 
     def model(self, epoch: int | None = None) -> keras.Model:
         """Load the model as it was after `epoch` (from 1; None is the last)."""
-        return keras.saving.load_model(self.file(epoch))
+        return _load(self.file(epoch))
 
 
 def run(
@@ -307,7 +310,7 @@ def _train(model, plan, result, config, bar):
     if done:
         _check_model_file(result.folder, done)
         with _scope(plan.strategy):
-            model = keras.saving.load_model(_model_file(result.folder, done))
+            model = _load(_model_file(result.folder, done))
     for epoch in range(done, plan.epochs):
         logs, seconds = _train_epoch(model, plan, result.seed, epoch)
         if model.stop_training:
@@ -416,6 +419,14 @@ def _write(path, write):
         ) from error
 
 
+def _load(file):
+    """The model in a `.keras` file, which may hold no code."""
+    try:
+        return keras.saving.load_model(file, safe_mode=True)
+    except (zipfile.BadZipFile, OSError, KeyError) as error:  # these do not name the file
+        raise ValueError(f"{file} is damaged: {error}") from error
+
+
 def _model_file(folder, epoch):
     return Path(folder) / f"epoch-{epoch:02d}.keras"
 
@@ -507,13 +518,11 @@ def _read_state(folder, config):
     if not file.exists():
         return {"history": {}, "seconds": []}
     try:
-        state = json.loads(file.read_text())
-        kept, done = _readable(state["configuration"]), len(state["seconds"])
-        if done == 0 or {len(values) for values in state["history"].values()} != {done}:
-            raise ValueError("history and seconds do not match")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} is damaged: {error!r}; delete the folder to train anew") from error
-    differences = list(_differences(kept, _readable(config)))
+        state = _read_json(file)
+        done = _epochs_done(state)
+        differences = list(_differences(_readable(state["configuration"]), _readable(config)))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged: {_short(error)}; delete the folder to train anew") from error
     if differences:
         raise ValueError(
             f"{folder} holds a run of another configuration: {'; '.join(differences[:5])}. "
@@ -524,9 +533,25 @@ def _read_state(folder, config):
     return state
 
 
+def _read_json(file):
+    if not file.is_file() or file.stat().st_size > _MOST_BYTES:
+        raise ValueError(f"expected a file of at most {_MOST_BYTES:,} bytes")
+    return json.loads(file.read_text())
+
+
+def _epochs_done(state):
+    """How many epochs a state tells of, if history and seconds are as `_keep` writes them."""
+    lists = [state["seconds"], *state["history"].values()]
+    if any(not isinstance(values, list) or {type(value) for value in values} != {float} for values in lists):
+        raise ValueError("history and seconds must be lists of numbers")
+    if len(lists) == 1 or len({len(values) for values in lists}) > 1:
+        raise ValueError("history and seconds do not match")
+    return len(lists[0])
+
+
 def _check_model_file(folder, done):
     """Look for the model only under the lock or of a finished run: else another process may remove it."""
-    if not _model_file(folder, done).exists():
+    if not _model_file(folder, done).is_file():
         raise ValueError(f"{folder} is damaged: no model after epoch {done}; delete it to train anew")
 
 
