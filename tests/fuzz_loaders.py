@@ -427,9 +427,8 @@ def check(found, shape):
 def read_state(train, path):
     found = train._read_state(path.parent, CONFIGURATION)
     lists = [found["seconds"], *found["history"].values()]
-    assert len({*map(len, lists)}) == 1 and {*map(type, sum(lists, []))} == {float}, (
-        "an odd state was accepted"
-    )
+    numbers = {type(value) for values in lists for value in values}
+    assert len({*map(len, lists)}) == 1 and numbers == {float}, "an odd state was accepted"
 
 
 def read_policy(augment, path):

@@ -15,7 +15,7 @@ import pytest
 import evakeras
 
 PACKAGE = Path(evakeras.__file__).parent
-MODULES = sorted(file.stem for file in PACKAGE.glob("*.py") if not file.stem.startswith("__"))
+MODULES = sorted(file.stem for file in PACKAGE.glob("*.py") if not file.stem.startswith("_"))
 PUBLIC = {
     "augment": [
         "Cutout", "MixUp", "Policy", "RandAugment", "SamplePairing", "SmartAugmentation", "basic",

@@ -26,7 +26,7 @@ def trained(plan, digits):
         for name in regularization.PENALTIES
     }
     if all(file.exists() for file in files.values()):
-        return {name: keras.saving.load_model(file) for name, file in files.items()}
+        return {name: keras.saving.load_model(file, safe_mode=True) for name, file in files.items()}
     return None
 
 
