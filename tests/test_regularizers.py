@@ -528,9 +528,10 @@ def test_dropout_drops_its_share_and_keeps_the_mean(rate, dtype, seed):
     assert found.shape == x.shape and found.dtype == x.dtype
     kept = found != 0
     np.testing.assert_allclose(found[kept], 1 / (1 - rate), rtol=1e-6)
-    spread = np.sqrt(rate * (1 - rate) / n)  # of a binomial share; 5 of them happen once in a million
-    assert abs((1 - kept.mean()) - rate) <= 5 * spread
-    assert abs(found.mean(dtype="float64") - 1) <= 5 * spread / (1 - rate) + 1e-6
+    # Five standard deviations of a binomial share happen once in a million; 10 drops are for rates near zero.
+    most = 5 * np.sqrt(rate * (1 - rate) / n) + 10 / n
+    assert abs((1 - kept.mean()) - rate) <= most
+    assert abs(found.mean(dtype="float64") - 1) <= most / (1 - rate) + 1e-6
     assert (x == 1).all()
 
 
