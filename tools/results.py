@@ -1,4 +1,4 @@
-"""Bring the measured results from the committed notebooks into assets/results.json and the README.
+"""Bring what the committed notebooks measured into assets/results.json, the README and CLAIMS.md.
 
     python tools/results.py            write them
     python tools/results.py --check    only say whether anything would change
@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+from claims import page as claims_page
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = "application/vnd.evakeras.results+json"
@@ -52,6 +53,7 @@ def generated():
     return {
         ROOT / "assets" / "results.json": json.dumps(results, indent=1, ensure_ascii=False) + "\n",
         ROOT / "README.md": readme,
+        ROOT / "CLAIMS.md": claims_page(),
     }
 
 
