@@ -8,8 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-
-tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no TOML reader")
+from conftest import pyproject
 
 ROOT = Path(__file__).resolve().parent.parent
 SESSIONS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -17,7 +16,7 @@ NOTEBOOKS = SESSIONS + sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb")
 
 
 def project():
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return pyproject()["project"]
 
 
 def test_conda_environment_asks_for_the_same_as_pyproject():
@@ -84,6 +83,18 @@ class TestSession:
             assert nbformat.read(file, 4).cells[0].attachments["cover.png"]["image/png"]
         assert "## Exercises" in "\n".join(prose) and "## References" in "\n".join(prose)
         assert (file.parent / "solutions" / file.name).is_file()
+
+    def test_folds_a_hint_under_each_exercise_and_solves_each(self, file):
+        text = "\n".join(cell.source for cell in nbformat.read(file, 4).cells if cell.cell_type == "markdown")
+        exercises = text.split("## Exercises\n")[1].split("\nSolutions: ")[0]
+        numbers = re.findall(r"^(\d)\. ", exercises, re.M)
+        assert 3 <= len(numbers) <= 5 and numbers == list("12345"[: len(numbers)])
+        hint = r"\n\n   <details><summary>Hint</summary>\n\n(?:   .+\n)+\n   </details>\n"
+        for number, exercise in zip(numbers, re.split(r"^\d\. ", exercises, flags=re.M)[1:], strict=True):
+            assert len(re.findall(hint, exercise)) == 1, f"exercise {number} needs one folded hint"
+        solutions = nbformat.read(file.parent / "solutions" / file.name, 4).cells
+        prose = "\n".join(cell.source for cell in solutions if cell.cell_type == "markdown")
+        assert re.findall(r"^## (?:Exercise )?(\d)[.: ]", prose, re.M) == numbers
 
     def test_shows_each_of_its_claims_in_a_tagged_cell(self, file):
         wanted = {
