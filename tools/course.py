@@ -6,6 +6,7 @@ python tools/course.py --full --in-place …       and write the outputs back in
 """
 
 import argparse
+import ast
 import base64
 import html
 import os
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 
 import nbformat
+from IPython.core.inputtransformer2 import TransformerManager
 from latex2mathml.converter import convert
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
@@ -25,6 +27,8 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 COVER = "attachment:cover.png"
+UNDESCRIBED = "No description has been provided for this image"
+TITLES, AXES = {"title", "titles", "suptitle"}, {"xlabel", "ylabel"}  # words of Matplotlib and of plots.py
 TENSORFLOW_LOG = re.compile(r"^(WARNING: All log messages before absl|[IWE]\d{4} ).*\n?", re.M)
 
 
@@ -131,14 +135,20 @@ def tidy(notebook):
     )
 
 
+def mathml(latex, display="inline"):
+    """An equation as MathML, which browsers draw themselves: no script, no network."""
+    bars = r'<mo(?: stretchy="false")?>(?=&#x0007C;|&#x02016;)'  # |w| is no "w divides"
+    return re.sub(bars, '<mo stretchy="false" lspace="0" rspace="0">', convert(latex, display=display))
+
+
 class OfflineRenderer(IPythonRenderer):
-    """Equations as MathML, which browsers draw themselves: no script, no network."""
+    """Prose with equations that need no script."""
 
     def block_math(self, body):
-        return convert(body, display="block")
+        return mathml(body, display="block")
 
     def inline_math(self, body):
-        return convert(body)
+        return mathml(body)
 
 
 def page(notebook, name):
@@ -146,7 +156,11 @@ def page(notebook, name):
     exporter = HTMLExporter(mathjax_url="", require_js_url="", mermaid_js_url="", jquery_url="")
     renderer = OfflineRenderer(escape=False)
     exporter.register_filter("markdown2html", lambda text: MarkdownWithMath(renderer=renderer).render(text))
-    body, _ = exporter.from_notebook_node(with_pictures_inside(notebook), {"metadata": {"name": name}})
+    complete = described(with_pictures_inside(notebook))
+    body, _ = exporter.from_notebook_node(complete, {"metadata": {"name": name}})
+    for output in (output for cell in complete.cells for output in cell.get("outputs", [])):
+        if "image/png" in output.get("data", {}):  # whose description nbconvert's page leaves out
+            body = body.replace(UNDESCRIBED, html.escape(output.metadata["image/png"]["alt"]), 1)
     return body
 
 
@@ -156,8 +170,11 @@ def title(notebook):
 
 def promise(notebook):
     """The first paragraph under the title, as plain text."""
-    paragraph = notebook.cells[0].source.split("\n\n")[1]
-    return re.sub(r"[*`$]|\[([^]]*)\]\([^)]*\)", r"\1", paragraph.replace("\n", " "))
+    return plain(notebook.cells[0].source.split("\n\n")[1])
+
+
+def plain(markdown):
+    return re.sub(r"[*`$]|\[([^]]*)\]\([^)]*\)", r"\1", markdown.replace("\n", " "))
 
 
 def figures(notebook, tag=None):
@@ -191,6 +208,47 @@ def with_pictures_inside(notebook):
     else:
         first.source = re.sub(rf"!\[[^]]*\]\({COVER}\)", "", first.source)
     return notebook
+
+
+def described(notebook):
+    """A copy whose figures all have an alt text: their section, and the words that their code draws."""
+    notebook, section = nbformat.from_dict(notebook), ""
+    for cell, below in zip(notebook.cells, [*notebook.cells[1:], None], strict=True):
+        if cell.cell_type == "markdown":
+            section = (re.findall(r"^#+ (.+)$", cell.source, re.M) or [section])[-1]
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                about = output.metadata.setdefault("image/png", nbformat.NotebookNode())
+                words = words_drawn(cell.source) or first_words(below)
+                about.setdefault("alt", plain(f"Figure in “{section}”. {words}").strip())
+    return notebook
+
+
+def words_drawn(source):
+    """Titles and names of axes that the code of a figure spells out."""
+    titles, axes = {}, {}
+    for node in ast.walk(ast.parse(TransformerManager().transform_cell(source))):  # magics as Python
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") != "legend":
+            given = [(word.arg or "", word.value) for word in node.keywords]
+            given += [(getattr(node.func, "attr", "").removeprefix("set_"), value) for value in node.args[:1]]
+            titles |= dict.fromkeys(texts(value) for name, value in given if name in TITLES)
+            axes |= dict.fromkeys(texts(value) for name, value in given if name in AXES)
+    parts = "; ".join(filter(None, titles)), "; ".join(filter(None, axes))
+    return f"{parts[0]}. " * bool(parts[0]) + f"Axes: {parts[1]}." * bool(parts[1])
+
+
+def texts(node):
+    """The text that an expression spells out, or those of a list, with commas."""
+    nodes = node.elts if isinstance(node, ast.List | ast.Tuple) else [node]
+    values = [part.value for part in nodes if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+    return ", ".join(value for value in values if value)
+
+
+def first_words(cell):
+    """The first sentence of a cell of prose, unless it begins a new section."""
+    if cell is None or cell.cell_type != "markdown" or cell.source.startswith("#"):
+        return ""
+    return re.split(r"(?<=[.?!]) ", plain(cell.source.split("\n\n")[0]))[0]
 
 
 def card(notebook, name, seconds, error):
