@@ -66,7 +66,7 @@ def project(
 def test_figure_comes_from_the_output_and_the_link_leads_to_the_verdict(claims, tmp_path):
     text = claims.page(project(tmp_path, {"shows": "it is {}", "find": [r"sum (\d+)"]}))
     assert "| [C01](notebooks/01_sums.ipynb#2-a-sum) | It sums. | **holds** | it is 6600 |\n" in text
-    assert "1 claims: 1 hold," in text
+    assert "1 claims (one of them, V05, is a question of our own): 1 hold," in text
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,10 @@ HEAD = """\
 
 The course grew out of lecture notes. Every statement in them that can be tested is shown in running code, in
 the section that its id leads to, and gets a verdict: it **holds**, it **holds if** a condition is met, or it
-is **wrong**. The last column is what the code printed in the full run whose outputs the notebooks carry.
+is **wrong**. The last column is what the code printed, or where to look, in the full run whose outputs the
+notebooks carry.
 
-{count} claims: {holds} hold, {conditions} hold with a condition, {wrong} are wrong or not confirmed.
+{count} claims (one of them, V05, is a question of our own): {holds} hold, {conditions} hold with a condition, {wrong} are wrong or not confirmed.
 """
 
 
