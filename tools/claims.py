@@ -32,7 +32,8 @@ the section that its id leads to, and gets a verdict: it **holds**, it **holds i
 is **wrong**. The last column is what the code printed, or where to look, in the full run whose outputs the
 notebooks carry.
 
-{count} claims (one of them, V05, is a question of our own): {holds} hold, {conditions} hold with a condition, {wrong} are wrong or not confirmed.
+{count} claims (one of them, V05, is a question of our own): {holds} hold, {conditions} hold with a condition,
+{wrong} are wrong or not confirmed.
 """
 
 
