@@ -1,14 +1,19 @@
 # evakeras: every target starts from nothing and can be repeated.
 PYTHON ?= python3
+OLDEST_PYTHON ?= python3.10
 CONSTRAINTS ?= constraints.txt
-BIN := .venv/bin
+VENV ?= .venv
+EXTRAS ?= cpu,notebooks,test
+BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 ifdef EVAKERAS_DATA  # the notebooks run in their own folder
-export EVAKERAS_DATA := $(abspath $(EVAKERAS_DATA))
+# Not by $(abspath), which takes a path with spaces for several.
+export EVAKERAS_DATA := $(shell $(PYTHON) -c 'import os, sys; print(os.path.abspath(sys.argv[1]))' '$(EVAKERAS_DATA)')
 endif
 
 .PHONY: help venv course full refresh results lab wheel colab badges test test-code \
-  test-notebooks test-colab test-wheel fuzz bench bench-quick clean
+  test-notebooks test-oldest test-jax test-torch test-oldest test-helpers test-gpu test-gpu-notebooks test-colab \
+  test-wheel fuzz bench bench-quick site test-site clean
 
 help:
 	@echo "make course   execute every session in quick mode, leave notebooks and pages in build/course/"
@@ -16,8 +21,13 @@ help:
 	@echo "make full     execute every session in full length on MNIST, into build/full/"
 	@echo "make refresh  as make full, and write the outputs back into notebooks/ and README.md"
 	@echo "make test     run all checks and every notebook in quick mode"
+	@echo "make test-oldest  the same with Python 3.10 and the oldest version of every package that is allowed"
+	@echo "make test-jax, make test-torch  run the helpers' tests with Keras on JAX or PyTorch, without TensorFlow"
+	@echo "make test-gpu  run every notebook in full length on MNIST, on an NVIDIA GPU"
 	@echo "make bench    measure how fast the helpers are against others, write benchmarks/README.md"
 	@echo "make bench-quick  the same in under five minutes, and write nothing"
+	@echo "make site     build the course as a web site, from the committed notebooks, into build/site/"
+	@echo "make test-site  build it, and open every page in a headless Chromium"
 	@echo "make wheel    pack the helpers for Colab, into dist/"
 	@echo "make colab    write notebooks that need no other file, to upload to Colab, into dist/colab/"
 	@echo "make test-colab  run each of them in quick mode, alone in an empty folder"
@@ -25,79 +35,116 @@ help:
 	@echo "make fuzz     give ten thousand damaged or hostile files to everything that reads files"
 	@echo "make badges   put a badge for Colab into notebooks and README, once pyproject.toml has the address"
 	@echo "make venv     make the environment .venv alone"
-	@echo "make clean    remove .venv, build/ and dist/"
+	@echo "make clean    remove the environments, build/ and dist/"
 
-venv: .venv/ready
-	@echo "make venv: the environment .venv is ready."
+venv: $(VENV)/ready
+	@echo "make venv: the environment $(VENV) is ready."
 
-.venv/ready: pyproject.toml $(wildcard $(CONSTRAINTS))
+$(VENV)/ready: pyproject.toml $(wildcard $(CONSTRAINTS))
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "Python 3.10 or newer is needed: make venv PYTHON=python3.12"; exit 1; }
-	@echo "Making the environment .venv (a few minutes the first time) ..."
-	@$(PYTHON) -m venv .venv || { echo "The venv module is missing: on Debian, apt install python3-venv"; exit 1; }
+	@echo "Making the environment $(VENV) (a few minutes the first time) ..."
+	@$(PYTHON) -m venv $(VENV) || { echo "The venv module is missing: on Debian, apt install python3-venv"; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=24"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable ".[cpu,notebooks,test]"
+	  $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable ".[$(EXTRAS)]"
 	@touch $@
 
-.venv/ready-bench: .venv/ready
-	@echo "Adding PyTorch to .venv, to compare with (its small build for the CPU will do, if you install that first) ..."
+$(VENV)/ready-bench: $(VENV)/ready
+	@echo "Adding PyTorch to $(VENV), to compare with (its small build for the CPU will do, if you install that first) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable ".[bench]"
 	@touch $@
 
-course: .venv/ready
+$(VENV)/ready-site: $(VENV)/ready
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "The site is built with Python 3.11 or newer: make site VENV=.venv-site PYTHON=python3.12"; exit 1; }
+	@echo "Adding Sphinx and what the browser test needs to $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable ".[site,browser]"
+	@touch $@
+
+course: $(VENV)/ready
 	@$(BIN)/python tools/course.py build/course
 
-full: .venv/ready
+full: $(VENV)/ready
 	@$(BIN)/python tools/course.py --full build/full
 
-refresh: .venv/ready
+refresh: $(VENV)/ready
 	@$(BIN)/python tools/course.py --full --in-place build/full
 	@$(BIN)/python tools/results.py
 
-results: .venv/ready
+results: $(VENV)/ready
 	@$(BIN)/python tools/results.py
 
-lab: .venv/ready
+lab: $(VENV)/ready
 	@$(BIN)/jupyter lab --ServerApp.root_dir=notebooks --ip=127.0.0.1
 
-wheel: .venv/ready
+wheel: $(VENV)/ready
 	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 	@echo "make wheel: $$(ls dist/*.whl)"
 
-colab: .venv/ready
+colab: $(VENV)/ready
 	@$(BIN)/python tools/colab.py dist/colab
 
-badges: .venv/ready
+badges: $(VENV)/ready
 	@$(BIN)/python tools/badges.py
 
 test: test-code test-notebooks
 	@echo "make test: all checks passed."
 
-test-code: .venv/ready
+test-code: $(VENV)/ready
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
-test-notebooks: .venv/ready
+test-notebooks: $(VENV)/ready
 	@EVAKERAS_QUICK=1 $(BIN)/python -m pytest notebooks --nbval-lax --nbval-current-env \
 	  --nbval-cell-timeout=300 -n 2 --dist loadscope -q
+
+# The same checks in an environment of its own.
+test-oldest:
+	@$(OLDEST_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))' 2>/dev/null || \
+	  { echo "Python 3.10 is needed: make test-oldest OLDEST_PYTHON=/path/to/python3.10"; exit 1; }
+	@$(MAKE) --no-print-directory test VENV=.venv-oldest PYTHON=$(OLDEST_PYTHON) CONSTRAINTS=constraints-oldest.txt
+
+# Keras's other backends, where there is no TensorFlow: tests of what needs it are skipped, and say so.
+test-jax test-torch: test-%:
+	@$(MAKE) --no-print-directory test-helpers VENV=.venv-$* EXTRAS=$*,test KERAS_BACKEND=$*
+
+test-helpers: $(VENV)/ready
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -q
+
+# One notebook after the other, since each wants the whole GPU; no cell is cut off: some train for hours.
+test-gpu:
+	@$(PYTHON) tools/gpu.py
+	@$(MAKE) --no-print-directory test-gpu-notebooks VENV=.venv-gpu EXTRAS=gpu,notebooks,test
+
+test-gpu-notebooks: $(VENV)/ready
+	@$(BIN)/python tools/gpu.py build/gpu
+	@EVAKERAS_QUICK= TF_FORCE_GPU_ALLOW_GROWTH=true $(BIN)/python -m pytest build/gpu --nbval-lax \
+	  --nbval-current-env --nbval-cell-timeout=1000000 -q
 
 test-colab: colab
 	@$(BIN)/python tools/run_colab.py dist/colab
 
-test-wheel: .venv/ready
+test-wheel: $(VENV)/ready
 	@$(BIN)/python tools/check_wheel.py
 
-fuzz: .venv/ready
+fuzz: $(VENV)/ready
 	@$(BIN)/python tests/fuzz_loaders.py
 
-bench: .venv/ready-bench
+bench: $(VENV)/ready-bench
 	@$(BIN)/python benchmarks/run.py
 
-bench-quick: .venv/ready-bench
+bench-quick: $(VENV)/ready-bench
 	@$(BIN)/python benchmarks/run.py --quick
 
+site: $(VENV)/ready-site
+	@$(BIN)/python tools/make_site.py build/site
+
+test-site: site
+	@$(BIN)/python -m pytest tests/browse_site.py -q
+
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv .venv-* build dist

@@ -19,12 +19,19 @@ os.environ["no_proxy"] = os.environ["NO_PROXY"] = ""
 import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10, where pytest brings the same reader under its old name
+    import tomli as tomllib
+
+BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
+
 settings.register_profile(
     "course",
     deadline=None,
     derandomize=True,
     database=None,
-    max_examples=25,
+    max_examples=25 if BACKEND == "tensorflow" else 5,  # elsewhere each new shape is compiled, or slow anyway
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 settings.load_profile("course")
@@ -35,11 +42,28 @@ def readable(value):
     return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
+def pyproject():
+    """What pyproject.toml says."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Every test starts from the same seed, so that it gives the same result alone and among the others."""
     if "keras" in sys.modules:
         sys.modules["keras"].utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tf():
+    """TensorFlow, or a skip: for tests of what needs it, be it only as Keras's backend."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("needs TensorFlow")
+    import tensorflow
+
+    return tensorflow
 
 
 def _data_file(name):

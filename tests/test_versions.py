@@ -1,4 +1,4 @@
-"""Old versions of Keras and TensorFlow: one line at import, and never an error."""
+"""The supported versions: the same wherever they are stated; an old one is one line at import, no error."""
 
 import os
 import re
@@ -7,10 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import pyproject
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import evakeras
 
 ROOT = Path(__file__).resolve().parents[1]
+EXTRAS = ("cpu", "notebooks", "test")  # what `make test-oldest` installs
 
 
 def pretend(folder, name, version):
@@ -29,9 +33,38 @@ def said(folder, *options, code="import evakeras"):
     return done.stderr
 
 
+def pinned(file, python="3.10"):
+    """The version of each package that a constraints file asks for on that Python."""
+    lines = (ROOT / file).read_text().splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    pins = [pin for pin in pins if not pin.marker or pin.marker.evaluate({"python_version": python})]
+    return {pin.name: str(pin.specifier).removeprefix("==") for pin in pins}
+
+
+def test_the_oldest_set_is_the_lower_bounds_of_pyproject():
+    project = pyproject()["project"]
+    extras = [line for name in EXTRAS for line in project["optional-dependencies"][name]]
+    wanted = map(Requirement, project["dependencies"] + extras)
+    bounds = {one.name: Version(str(one.specifier).removeprefix(">=")) for one in wanted}
+    pins = pinned("constraints-oldest.txt")
+    assert {name: Version(version) for name, version in pins.items()} == bounds
+
+
+def test_the_readme_states_the_versions_that_were_verified():
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    stated = re.findall(r"Python (3\.\d+), Keras ([\d.]+), TensorFlow ([\d.]+), NumPy ([\d.]+):", readme)
+    dates = re.findall(r"Last verified on (\d{4}-\d\d-\d\d)", readme)
+    files = {"constraints-oldest.txt": "3.10", "constraints.txt": "3.11"}
+    for file, python in files.items():
+        pins = pinned(file, python)
+        assert stated.pop(0) == (python, pins["keras"], pins["tensorflow"], pins["numpy"])
+        assert pins["tensorflow"] == pins["tensorflow-cpu"]
+        assert re.findall(r"\((\d{4}-\d\d-\d\d)\)", (ROOT / file).read_text()) == dates
+    assert not stated and pyproject()["project"]["requires-python"] == ">=3.10"
+
+
 def test_the_oldest_versions_are_those_of_pyproject():
-    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no TOML reader")
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = pyproject()["project"]
     wanted = project["dependencies"] + project["optional-dependencies"]["cpu"]
     found = (re.match(r"(keras|tensorflow|tensorflow-cpu)>=([0-9.]+)", line) for line in wanted)
     assert dict(match.groups() for match in found if match) == evakeras._OLDEST
