@@ -73,7 +73,7 @@ def main(arguments=None, folder=FOLDER):
         file = folder / "gpu.json"
         known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         known[backend] = merged(known.get(backend), found)
-        file.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        run.write_whole(file, json.dumps(known, indent=1, ensure_ascii=False) + "\n")
         run.write({}, folder)
     return 0
 

@@ -81,7 +81,7 @@ def write(results, folder):
     """Bring what was measured into results.json, and all that is there onto the page."""
     file = folder / "results.json"
     results = (json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}) | results
-    file.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(file, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     page = ["# Benchmarks", "Written by `make bench`; what is measured, and how, is at the top of each file."]
     for name, found in sorted(results.items()):
         on = ", ".join(f"{key} {value}" for key, value in found["versions"].items())
@@ -93,7 +93,14 @@ def write(results, folder):
     file = folder / "gpu.json"
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     page += [gpu_section(backend, found) for backend, found in sorted(known.items())]
-    (folder / "README.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
+    write_whole(folder / "README.md", "\n\n".join(page) + "\n")
+
+
+def write_whole(file, text):
+    """Write a file whole or not at all, should Ctrl-C come."""
+    draft = file.with_name(f".{file.name}.draft")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(file)
 
 
 def gpu_section(backend, found):

@@ -9,6 +9,7 @@ import nbformat
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.usefixtures("tf")
 ROOT = Path(__file__).resolve().parents[1]
 
 FAKE = '''"""Of what is

@@ -48,7 +48,9 @@ def main():
             print(indented(error), flush=True)
         elif options.in_place:
             keep_pictures(notebook, file)
-            nbformat.write(notebook, file)
+            draft = file.with_name(f".{file.name}.draft")
+            nbformat.write(notebook, draft)
+            draft.replace(file)  # whole or not at all, should Ctrl-C come
         if file.parent == NOTEBOOKS:
             nbformat.write(notebook, options.folder / file.name)
             (options.folder / f"{file.stem}.html").write_text(page(notebook, file.stem), encoding="utf-8")

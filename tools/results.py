@@ -31,7 +31,9 @@ def main():
             continue
         stale.append(str(path.relative_to(ROOT)))
         if not check:
-            path.write_text(text, encoding="utf-8")
+            draft = path.with_name(f".{path.name}.draft")
+            draft.write_text(text, encoding="utf-8")
+            draft.replace(path)  # whole or not at all, should Ctrl-C come
     print(
         f"{'out of date' if check else 'written'}: {', '.join(stale)}"
         if stale
