@@ -37,14 +37,15 @@ def create(folder, name=None):
     draft = target.with_name(f".{target.name}.draft-{os.getpid()}")
     try:
         draft.mkdir()
-        _fill(draft, name)
-        if target.exists():
-            target.rmdir()  # it is empty
-        draft.rename(target)
+        try:
+            _fill(draft, name)
+            if target.exists():
+                target.rmdir()  # it is empty
+            draft.rename(target)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)  # only what was made here
     except OSError as error:
         raise Refused(f"{folder} was not made: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return Path(folder)
 
 

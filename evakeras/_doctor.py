@@ -12,12 +12,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from pathlib import Path
 
 from evakeras._copy import DISTRIBUTIONS, PACKAGE, requirements
 
 OK, NOTE, PROBLEM = "ok", "note", "PROBLEM"
+PATIENCE = 180  # seconds for the other process in all, which takes ten on most computers
 CODE = f"import sys; sys.path.append({str(PACKAGE.parent)!r}); from evakeras._doctor import probe; probe()"
 
 
@@ -143,10 +145,18 @@ def _packages():
 def _probed():
     """The findings of the other process, and one more if it crashes."""
     environment = {"TF_CPP_MIN_LOG_LEVEL": "3"} | os.environ
-    step, done = "starting Python", False
+    step, done, late = "starting Python", False, threading.Event()
     with tempfile.TemporaryFile() as log:
         command = [sys.executable, "-c", CODE]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment)
+
+        def end():
+            late.set()
+            process.kill()
+
+        timer = threading.Timer(PATIENCE, end)  # a broken driver may hang for ever
+        timer.daemon = True
+        timer.start()
         try:
             for line in process.stdout:
                 word, text = _read(line)
@@ -156,12 +166,15 @@ def _probed():
                     yield word, text
                 done = word == "step" and text == "done"
         finally:
+            timer.cancel()
             process.kill()
             process.wait()
             process.stdout.close()
         log.seek(0)
         last = log.read().decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
-    if not done:
+    if late.is_set():
+        yield PROBLEM, f"No answer in {PATIENCE} seconds while {step}: look at the drivers, and start anew"
+    elif not done:
         yield PROBLEM, f"Python crashed while {step}: {last[0]}. Install it anew: {_install('tensorflow')}"
 
 

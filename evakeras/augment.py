@@ -3,18 +3,23 @@
 Every layer draws anew for each image, takes batches of uint8 or float images with channels last, and
 augments where `training` is true. That is the default, as in Keras: `fit` augments, `predict` and `evaluate`
 do not, and `model(x)` does, unless `training=False`. `layer.stateless(images, seed)` takes its random numbers
-from the seed alone, so that several threads can share the layer and the result repeats.
+from the seed alone, so that several threads can share the layer and the result repeats. With TensorFlow,
+what turns and shifts images is compiled once for each shape of a batch, which takes a second or two: bring
+images to one size first.
 
 This file works alone: copy it into an assignment and `import augment`, also before you load a model with one
-of its layers. It needs Keras 3, NumPy, SciPy and tqdm. With TensorFlow the layers also run in `tf.data`.
+of its layers. It needs Keras 3, NumPy, SciPy and tqdm, and filelock to keep a search in a folder. With
+TensorFlow the layers also run in `tf.data`.
 """
 
+import inspect
 import itertools
 import json
 import math
 import operator
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,20 +60,21 @@ def resize_and_rescale(size: int | tuple[int, int]) -> keras.Sequential:
         size: height and width in pixels, each at least 1; one number stands for both.
 
     Returns:
-        A `Sequential` from images `(N, H, W, C)` with values 0–255, of any number type, to float32 in [0, 1].
+        A `Sequential` from images `(N, H, W, C)` with values 0–255, of any number type, to floats in [0, 1].
 
     Raises:
         ValueError: a size that is not one or two whole numbers of at least 1.
 
     Example:
         >>> images = resize_and_rescale(32)(np.full((1, 28, 28, 3), 255, "uint8"))
-        >>> images.shape, float(ops.max(images))
-        (TensorShape([1, 32, 32, 3]), 1.0)
+        >>> tuple(images.shape), float(ops.max(images))
+        ((1, 32, 32, 3), 1.0)
     """
     sizes = (size, size) if np.ndim(size) == 0 else tuple(size)
     if len(sizes) != 2 or any(length != int(length) or length < 1 for length in sizes):
         raise ValueError(f"size={size!r} must be one or two whole numbers of pixels, at least 1")
-    return keras.Sequential([keras.layers.Resizing(*sizes), keras.layers.Rescaling(1 / 255)])
+    resizing = keras.layers.Resizing(*sizes, data_format="channels_last")
+    return keras.Sequential([resizing, keras.layers.Rescaling(1 / 255)])
 
 
 def _whole(name, value):
@@ -119,15 +125,15 @@ def basic(
         if not 0 <= value <= limit:
             raise ValueError(f"{name}={value!r} must be between 0 and {limit}")
     seeds = iter(range(seed, seed + 4) if seed is not None else [None] * 4)
-    layers = []
+    layers, last = [], {"data_format": "channels_last"}  # whatever Keras is set to
     if flip:
-        layers.append(keras.layers.RandomFlip(flip, seed=next(seeds)))
+        layers.append(keras.layers.RandomFlip(flip, seed=next(seeds), **last))
     if rotation:
-        layers.append(keras.layers.RandomRotation(rotation / 360, fill_mode, seed=next(seeds)))
+        layers.append(keras.layers.RandomRotation(rotation / 360, fill_mode, seed=next(seeds), **last))
     if shift:
-        layers.append(keras.layers.RandomTranslation(shift, shift, fill_mode, seed=next(seeds)))
+        layers.append(keras.layers.RandomTranslation(shift, shift, fill_mode, seed=next(seeds), **last))
     if zoom:
-        layers.append(keras.layers.RandomZoom((-zoom, zoom), fill_mode=fill_mode, seed=next(seeds)))
+        layers.append(keras.layers.RandomZoom((-zoom, zoom), fill_mode=fill_mode, seed=next(seeds), **last))
     if not layers:
         raise ValueError("basic: nothing to do; give flip, rotation, shift or zoom")
     return keras.Sequential(layers)
@@ -152,6 +158,15 @@ class _Augmentation(keras.layers.Layer):
         self.seed = None if seed is None else operator.index(seed)
         self.seed_generator = keras.random.SeedGenerator(self.seed)
 
+    def __call__(self, images, *args, **kwargs):
+        backend = keras.backend.backend()
+        if backend != "tensorflow" and type(images).__module__.startswith("tensorflow."):
+            raise RuntimeError(
+                f"{type(self).__name__} needs TensorFlow inside tf.data, but Keras runs on {backend}: "
+                "put the layer into the model"
+            )
+        return super().__call__(images, *args, **kwargs)
+
     def call(self, images, training=True):
         return self._apply(images, self.seed_generator if training else None)
 
@@ -165,7 +180,7 @@ class _Augmentation(keras.layers.Layer):
                 f"{type(self).__name__}: images have shape {tuple(images.shape)}, expected (N, H, W, C). "
                 "In a tf.data pipeline, augment after `batch`"
             )
-        if draws is None:
+        if draws is None or images.shape[0] == 0:  # JAX and PyTorch take nothing from an empty batch
             return ops.cast(images, self.compute_dtype)
         return self._augment(images, draws)
 
@@ -197,7 +212,8 @@ class Cutout(_Augmentation):
         seed: integer that makes the squares repeat.
 
     Raises:
-        ValueError: a size that is not a whole number of at least 1; images that are no batch.
+        ValueError: a size that is not a whole number of at least 1, a fill_value that is not finite in the
+            layer's type; images that are no batch.
 
     Example:
         >>> images = Cutout(10, seed=1)(np.ones((4, 28, 28, 1)))
@@ -212,8 +228,9 @@ class Cutout(_Augmentation):
     def __init__(self, size, fill_value=0.0, seed=None, **options):
         super().__init__(seed=seed, **options)
         self.size, self.fill_value = _whole("size", size), float(fill_value)
-        if not math.isfinite(self.fill_value):
-            raise ValueError(f"fill_value={fill_value!r} must be a finite number")
+        most = 65504 if self.compute_dtype == "float16" else math.inf
+        if not math.isfinite(self.fill_value) or abs(self.fill_value) > most:
+            raise ValueError(f"fill_value={fill_value!r} must be a finite number in {self.compute_dtype}")
 
     def _augment(self, images, draws):
         images = ops.cast(images, self.compute_dtype)
@@ -239,7 +256,8 @@ class MixUp(_Augmentation):
     The arithmetic is Keras's own MixUp. This layer takes images and labels as `fit` and `tf.data` have them,
     whole numbers too, and refuses what Keras's mixes silently wrong. The weight of each image is drawn from
     Beta(alpha, alpha). Call it as `layer(images, labels)`, or map it over a pipeline. The labels that come
-    out are one-hot: train with `categorical_crossentropy`, and validate with one-hot labels.
+    out are one-hot: train with `categorical_crossentropy`, and validate with one-hot labels. TensorFlow's XLA
+    cannot draw from Beta on a CPU: leave the layer out of what is compiled with `jit_compile=True` there.
 
     Args:
         alpha: above 0. Near 0 an image stays nearly pure; at 1 every weight is as likely.
@@ -247,14 +265,14 @@ class MixUp(_Augmentation):
         seed: integer that makes the mixing repeat.
 
     Raises:
-        ValueError: alpha not above 0; whole-number labels without `classes`, or outside them; labels of
-            another shape or number. Inside a graph, labels outside the classes become NaN, and so does the
-            loss: no error can be raised there.
+        ValueError: alpha not above 0 or not finite; whole-number labels without `classes`, or outside them;
+            labels of another shape or number. Inside a graph, labels outside the classes become NaN, and so
+            does the loss: no error can be raised there.
 
     Example:
         >>> images, labels = MixUp(0.4, classes=10, seed=0)(np.ones((4, 8, 8, 1)), np.array([1, 2, 3, 4]))
-        >>> images.shape, labels.shape, float(ops.sum(labels))
-        (TensorShape([4, 8, 8, 1]), TensorShape([4, 10]), 4.0)
+        >>> tuple(images.shape), tuple(labels.shape), float(ops.sum(labels))
+        ((4, 8, 8, 1), (4, 10), 4.0)
 
     Reference:
         mixup: beyond empirical risk minimization, arXiv:1710.09412.
@@ -262,14 +280,18 @@ class MixUp(_Augmentation):
 
     def __init__(self, alpha=0.2, classes=None, seed=None, **options):
         super().__init__(seed=seed, **options)
-        if not alpha > 0:
-            raise ValueError(f"alpha={alpha!r} must be above 0")
+        if not 0 < alpha < math.inf:
+            raise ValueError(f"alpha={alpha!r} must be a finite number above 0")
         self.alpha, self.classes = alpha, None if classes is None else _whole("classes", classes)
         self.mixer = keras.layers.MixUp(alpha, dtype="float32")  # its weights are float32 in any policy
         self.built = True  # nothing here has a shape
 
     def call(self, images, labels, training=True):
         return self._mix(images, labels, self.seed_generator if training else None)
+
+    def compute_output_spec(self, *args, **kwargs):
+        # By tracing `call`, as Keras does where `compute_output_shape`, which knows one tensor, is not there.
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
     def stateless(self, images, labels, seed):
         """Mix with random numbers that follow from `seed` alone: a tensor of two integers."""
@@ -320,7 +342,7 @@ class SamplePairing(_Augmentation):
 
     Example:
         >>> black_and_white = np.array([0.0, 100.0] * 8).reshape(16, 1, 1, 1)
-        >>> sorted(set(SamplePairing(seed=0)(black_and_white).numpy().ravel().tolist()))
+        >>> np.unique(SamplePairing(seed=0)(black_and_white)).tolist()
         [0.0, 50.0, 100.0]
 
     Reference:
@@ -431,8 +453,8 @@ def from_image_data_generator(*, seed: int | None = None, **arguments) -> "Image
     Example:
         >>> layer = from_image_data_generator(rotation_range=20, rescale=1 / 255, seed=0)
         >>> images = layer(np.full((2, 28, 28, 1), 255, "uint8"), training=True)
-        >>> images.shape, float(ops.max(images))
-        (TensorShape([2, 28, 28, 1]), 1.0)
+        >>> tuple(images.shape), float(ops.max(images))
+        ((2, 28, 28, 1), 1.0)
     """
     if arguments.pop("preprocessing_function", None) is not None:
         raise ValueError("preprocessing_function: put it behind the layer, in the model or with dataset.map")
@@ -472,7 +494,8 @@ class ImageDataAugmentation(_Augmentation):
 
     With `training=True` images are turned, shifted, sheared, zoomed and flipped in one step with one
     interpolation, then shifted in their values and brightened. With and without, they are then rescaled,
-    centred, divided and whitened, as the arguments say.
+    centred, divided and whitened, as the arguments say. What `fit` has measured is saved with a model, but
+    not carried over by `keras.models.clone_model`: fit the copy's layer again.
 
     Args:
         arguments: dict of arguments of the old class, explained at `from_image_data_generator`.
@@ -502,15 +525,15 @@ class ImageDataAugmentation(_Augmentation):
         Args:
             images: `(N, H, W, C)`, the training images as they will come into the layer.
             augment: whether to measure them augmented.
-            rounds: how many times each image is augmented for that.
+            rounds: how many times each image is augmented for that, at least 1.
 
         Returns:
             The layer itself.
 
         Raises:
-            ValueError: not a batch of finite numbers.
+            ValueError: not a batch of finite numbers, rounds below 1.
         """
-        images = np.asarray(images)
+        images, rounds = np.asarray(images), _whole("rounds", rounds)
         if images.ndim != 4 or len(images) == 0 or not np.isfinite(images).all():
             raise ValueError(f"images {images.shape} must be finite numbers of shape (N, H, W, C), N > 0")
         if not self.built:
@@ -612,7 +635,10 @@ class ImageDataAugmentation(_Augmentation):
         if given.samplewise_center:
             images = images - ops.mean(images, axis=(1, 2, 3), keepdims=True)
         if given.samplewise_std_normalization:
-            images = images / (ops.std(images, axis=(1, 2, 3), keepdims=True) + 1e-6)
+            # At least in float32: squares of 0 to 255 do not fit into float16.
+            wide = ops.cast(images, keras.backend.result_type(images.dtype, "float32"))
+            std = ops.std(wide, axis=(1, 2, 3), keepdims=True)
+            images = images / ops.cast(std + 1e-6, images.dtype)
         if given.featurewise_center:
             images = images - ops.cast(self.mean, images.dtype)
         if given.featurewise_std_normalization:
@@ -680,7 +706,14 @@ def _checked(arguments):
         raise ValueError(f"fill_mode={given.fill_mode!r} must be one of {', '.join(_FILL_MODES)}")
     if given.interpolation_order not in (0, 1):
         raise ValueError(f"interpolation_order={given.interpolation_order!r}: only 0 and 1 can be honoured")
-    return vars(given)
+    return {name: _plain(value) for name, value in vars(given).items()}
+
+
+def _plain(value):
+    """Numbers of NumPy as Python's own, which JSON knows."""
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, (np.generic, np.ndarray)) and value.ndim == 0 else value
 
 
 class _Moments:
@@ -735,8 +768,8 @@ def _matrix(
     x = cos * tx - sin * ty + center_x - xx * center_x - xy * center_y
     y = sin * tx + cos * ty + center_y - yx * center_x - yy * center_y
     # A flip afterwards: the new column c shows what column width - 1 - c would have shown.
-    y += flip_vertical * yy * (height - 1) + flip_horizontal * yx * (width - 1)
-    x += flip_vertical * xy * (height - 1) + flip_horizontal * xx * (width - 1)
+    y = y + flip_vertical * yy * (height - 1) + flip_horizontal * yx * (width - 1)
+    x = x + flip_vertical * xy * (height - 1) + flip_horizontal * xx * (width - 1)
     down, aside = 1 - 2 * flip_vertical, 1 - 2 * flip_horizontal
     rows = (yy * down, yx * aside, y, xy * down, xx * aside, x)
     return ops.reshape(ops.stack([ops.broadcast_to(value, (count,)) for value in rows], axis=1), (-1, 2, 3))
@@ -746,12 +779,18 @@ _EDGE = 1e-3  # pixels: what lies that little outside is the border, and roundin
 
 
 def _fused(function):
-    """Compiled as one piece where the backend is TensorFlow, which is several times faster."""
-    if keras.backend.backend() != "tensorflow":
-        return function
-    import tensorflow as tf
+    """Compiled as one piece where the backend compiles, which is several times faster."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
 
-    return tf.function(function, jit_compile=True, autograph=False)
+        return tf.function(function, jit_compile=True, autograph=False)
+    if backend == "jax":
+        import jax
+
+        options = {"dtype", "fill_mode", "cval", "order"} & {*inspect.signature(function).parameters}
+        return jax.jit(function, static_argnames=sorted(options))
+    return function
 
 
 @_fused
@@ -859,7 +898,7 @@ def _sharpness(images, magnitude):
     channels = images.shape[-1]
     kernel = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]]).reshape(3, 3, 1, 1) / 13
     kernel = ops.convert_to_tensor(np.tile(kernel, (1, 1, channels, 1)), images.dtype)
-    smooth = ops.depthwise_conv(images, kernel, 1, "same")
+    smooth = ops.depthwise_conv(images, kernel, 1, "same", data_format="channels_last")
     height, width = ops.shape(images)[1:3]
     row, column = ops.arange(height)[:, None], ops.arange(width)[None]
     inner = (row > 0) & (row < height - 1) & (column > 0) & (column < width - 1)
@@ -875,7 +914,7 @@ def _autocontrast(images, magnitude):
 def _equalize(images, magnitude):
     """Equalize each image and channel by a histogram of 256 values."""
     count, height, width, channels = ops.shape(images)
-    level = ops.cast(ops.floor(ops.cast(images, "float32") * 255 + 0.5), "int32")  # bfloat16 has no 255.5
+    level = ops.clip(ops.cast(ops.floor(images * 255 + 0.5), "int32"), 0, 255)  # NaN is any number
     plane = ops.arange(count, dtype="int32")[:, None, None, None] * channels + ops.arange(
         channels, dtype="int32"
     )
@@ -949,11 +988,12 @@ class _Operations(_Augmentation):
                 f"{type(self).__name__}: images of {images.dtype} with value_range={self.value_range}; "
                 "whole numbers have (0, 255)"
             )
-        images = ops.cast(images, self.compute_dtype)
+        # At least float32, rounded once at the end: bfloat16 has too few digits to count 256 values.
+        images = ops.cast(images, keras.backend.result_type(self.compute_dtype, "float32"))
         images = ops.clip((images - low) / (high - low), 0, 1)
         for chosen, magnitude in self._steps(ops.shape(images)[0], draws):
             images = self._operate(images, chosen, magnitude)
-        return images * (high - low) + low
+        return ops.cast(images * (high - low) + low, self.compute_dtype)
 
     def _operate(self, images, chosen, magnitude):
         result = images
@@ -994,7 +1034,8 @@ class _Operations(_Augmentation):
 class RandAugment(_Operations):
     """Apply a few operations to each image, chosen at random for every image anew (Cubuk and others 2020).
 
-    Keras's own layer of this name chooses once for a whole batch and turns in one direction only.
+    Keras's own layer of this name chooses once for a whole batch and turns in one direction only. Every one
+    of the `operations` on values is computed for all images, and one kept: fewer of them take less time.
 
     Args:
         count: how many operations follow each other, at least 1.
@@ -1009,8 +1050,8 @@ class RandAugment(_Operations):
 
     Example:
         >>> images = RandAugment(value_range=(0, 1), seed=0)(np.random.rand(4, 32, 32, 3))
-        >>> images.shape, bool(ops.max(images) <= 1)
-        (TensorShape([4, 32, 32, 3]), True)
+        >>> tuple(images.shape), bool(ops.max(images) <= 1)
+        ((4, 32, 32, 3), True)
 
     Reference:
         RandAugment: practical automated data augmentation with a reduced search space, arXiv:1909.13719.
@@ -1048,8 +1089,8 @@ class Policy(_Operations):
     Example:
         >>> steps = [[("rotate", 1.0, 0.5), ("solarize", 0.2, 1.0)], [("shear_x", 0.7, 0.3)]]
         >>> policy = Policy(steps, value_range=(0, 255))
-        >>> policy(np.zeros((4, 28, 28, 1)), training=True).shape
-        TensorShape([4, 28, 28, 1])
+        >>> tuple(policy(np.zeros((4, 28, 28, 1)), training=True).shape)
+        (4, 28, 28, 1)
 
     Reference:
         AutoAugment: learning augmentation policies from data, arXiv:1805.09501.
@@ -1137,7 +1178,7 @@ def search_policy(
         rate: learning rate of the controller.
         seed: integer that makes the draws repeat.
         folder: where finished trials are kept, so that a search that was interrupted goes on. Choose another
-            one for another `reward`: what it measures is not known here.
+            one for another `reward`: what it measures is not known here. One folder, one search at a time.
         progress: whether to show a progress bar where there is a terminal or a notebook.
 
     Returns:
@@ -1146,6 +1187,7 @@ def search_policy(
     Raises:
         ValueError: a number below 1, an unknown operation, a reward that is no finite number, a folder in
             which a search with other settings is kept.
+        RuntimeError: another process is searching in `folder`, or its file system has no locks.
 
     Example:
         >>> likes_turns = lambda policy: str(policy.subpolicies).count("rotate")
@@ -1158,29 +1200,29 @@ def search_policy(
     Reference:
         Williams: Simple statistical gradient-following algorithms, 1992; AutoAugment, arXiv:1805.09501.
     """
-    trials, subpolicies, seed = _whole("trials", trials), _whole("subpolicies", subpolicies), int(seed)
+    trials, subpolicies = _whole("trials", trials), _whole("subpolicies", subpolicies)
+    seed, rate = operator.index(seed), float(rate)
     if not rate > 0:
         raise ValueError(f"rate={rate} must be above 0")
     operations = _check_operations(operations, value_range)
-    settings = [subpolicies, list(operations), list(value_range), rate, seed]
+    settings = [subpolicies, list(operations), [float(value) for value in value_range], rate, seed]
     file = Path(folder) / "search.json" if folder is not None else None
-    done = _kept_trials(file, settings)
-    _keep_trials(file, settings, done)  # a folder that cannot be written is noticed before the first training
     controller = _Controller(subpolicies, operations, rate, seed)
     shares = []
     shown = progress and ("ipykernel" in sys.modules or sys.stderr.isatty())
-    for trial in tqdm(range(trials), "policy search", disable=not shown, leave=False):
-        drawn = controller.draw(trial)
-        if trial == len(done):
-            found = reward(Policy(controller.steps(drawn), value_range, seed=trial))
-            if not np.isscalar(found) or not np.isfinite(found):
-                raise ValueError(
-                    f"reward returned {found!r} for {controller.steps(drawn)}; expected a number"
-                )
-            done.append(float(found))
-            _keep_trials(file, settings, done)
-        controller.learn(drawn, done[trial])
-        shares.append(controller.shares())
+    with _locked(file):
+        done = _kept_trials(file, settings)
+        _keep_trials(
+            file, settings, done
+        )  # a folder that cannot be written is noticed before the first training
+        for trial in tqdm(range(trials), "policy search", disable=not shown, leave=False):
+            drawn = controller.draw(trial)
+            if trial == len(done):
+                policy = Policy(controller.steps(drawn), value_range, seed=trial)
+                done.append(_check_reward(reward(policy), policy))
+                _keep_trials(file, settings, done)
+            controller.learn(drawn, done[trial])
+            shares.append(controller.shares())
     policies = controller.tried
     return PolicySearch(
         policies[int(np.argmax(done[:trials]))],
@@ -1190,6 +1232,39 @@ def search_policy(
         np.array(shares),
         tuple(value_range),
     )
+
+
+def _check_reward(reward, policy):
+    number = np.asarray(reward)  # a tensor too
+    if number.ndim or number.dtype.kind not in "buif" or not np.isfinite(number):
+        raise ValueError(f"reward returned {reward!r} for {policy.subpolicies}; expected a number")
+    return float(number)
+
+
+@contextmanager
+def _locked(file):
+    """Let no other search into the folder: the slower one would overwrite what the other has kept."""
+    if file is None:
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(file.with_name(".search.lock"))  # it ends with the process, also when that is killed
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RuntimeError(
+            f"{file.parent}: another process is searching here; wait for it, or choose another folder"
+        ) from None
+    except NotImplementedError:  # some network drives
+        raise RuntimeError(
+            f"{file.parent} is on a file system without locks; choose a folder on another one"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class _Controller:
@@ -1257,7 +1332,6 @@ def _kept_trials(file, settings):
 
 def _keep_trials(file, settings, rewards):
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
         draft = file.with_name(f"draft-{file.name}")
         draft.write_text(json.dumps({"settings": settings, "rewards": rewards}))
         draft.replace(file)  # whole or not at all
@@ -1317,8 +1391,8 @@ class SmartAugmentation(keras.Model):
     Example:
         >>> some = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")]
         >>> smart = SmartAugmentation(keras.Sequential(some))
-        >>> smart.merge(np.zeros((5, 3, 8, 8, 1))).shape
-        TensorShape([5, 8, 8, 1])
+        >>> tuple(smart.merge(np.zeros((5, 3, 8, 8, 1))).shape)
+        (5, 8, 8, 1)
 
     Reference:
         Smart Augmentation: learning an optimal data augmentation strategy, arXiv:1703.08383.
@@ -1332,7 +1406,7 @@ class SmartAugmentation(keras.Model):
         if not (alpha >= 0 and beta > 0):
             raise ValueError(f"alpha={alpha} must be at least 0, beta={beta} above 0")
         channels = classifier.inputs[0].shape[-1]
-        convolution = partial(keras.layers.Conv2D, kernel_size=3, padding="same")
+        convolution = partial(keras.layers.Conv2D, kernel_size=3, padding="same", data_format="channels_last")
         self.merger = keras.Sequential(
             [
                 keras.Input((*classifier.inputs[0].shape[1:-1], k * channels)),
@@ -1351,6 +1425,7 @@ class SmartAugmentation(keras.Model):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
+        config = dict(config)  # the caller's own stays as it is
         classifier = keras.saving.deserialize_keras_object(config.pop("classifier"), custom_objects)
         return cls(classifier, **config)
 

@@ -9,6 +9,7 @@ import inspect
 import io
 import itertools
 import math
+import operator
 import os
 import socket
 import sys
@@ -83,10 +84,11 @@ def load_mnist(path: str | os.PathLike | None = None, *, limit: int | None = Non
     """
     _check_limit(limit)
     path = _find("mnist.npz", path, cached=True)
-    arrays = _read_mnist(path) if path else _keras_download(keras.datasets.mnist)
+    arrays, reason = (_read_mnist(path), "") if path else _keras_download(keras.datasets.mnist)
     if arrays is None:
         print(
-            "MNIST is not here and cannot be downloaded: using scikit-learn's 1,797 UCI digits instead. "
+            f"MNIST is not here and cannot be downloaded ({reason}): using scikit-learn's 1,797 UCI digits "
+            "instead. "
             "For MNIST, put mnist.npz in a folder and set EVAKERAS_DATA to that folder.",
             file=sys.stderr,
         )
@@ -122,11 +124,11 @@ def load_cifar10(path: str | os.PathLike | None = None, *, limit: int | None = N
     """
     _check_limit(limit)
     path = _find("cifar10_jpeg.npz", path)
-    arrays = _read_cifar10(path, limit) if path else _keras_download(keras.datasets.cifar10)
+    arrays, reason = (_read_cifar10(path, limit), "") if path else _keras_download(keras.datasets.cifar10)
     if arrays is None:
         raise FileNotFoundError(
-            "CIFAR-10 is not here and cannot be downloaded; put cifar10_jpeg.npz in a folder and set "
-            "EVAKERAS_DATA to that folder"
+            f"CIFAR-10 is not here and cannot be downloaded ({reason}); put cifar10_jpeg.npz in a folder and "
+            "set EVAKERAS_DATA to that folder"
         )
     return _limited(_dataset("cifar10", *arrays, CIFAR10), limit)
 
@@ -200,7 +202,8 @@ def batches(
         batch_size: images per batch, at least 1; the last batch may be smaller.
         shuffle: whether to shuffle.
         seed: integer that makes the shuffling and the layers of `augment.py` repeat; without it, their own
-            seed makes them repeat.
+            seed makes them repeat. TensorFlow mixes the global seed of `keras.utils.set_random_seed` in, if
+            one was set: then the same two give the same order.
         augment: a layer or function from a batch of images to a batch of images; a layer is called with
             `training=True`. It runs one batch after another, so that its random numbers repeat. A layer with
             a method `stateless(images, seed)`, as those of `augment.py`, runs in parallel and repeats too; it
@@ -211,7 +214,9 @@ def batches(
         A `tf.data.Dataset` of `images` or `(images, labels)`, ready for `fit`.
 
     Raises:
-        ValueError: empty or of different length, not four axes, batch_size below 1.
+        RuntimeError: Keras's backend is not TensorFlow.
+        ValueError: empty or of different length, not four axes, batch_size not a whole number of at least 1;
+            Keras's own MixUp or CutMix, which would mix the images and not the labels.
 
     Example:
         >>> digits = load_digits()
@@ -219,15 +224,22 @@ def batches(
         >>> images.shape, images.dtype.name, labels.shape
         (TensorShape([32, 28, 28, 1]), 'float32', TensorShape([32]))
     """
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise RuntimeError(
+            f"batches needs TensorFlow, but Keras runs on {backend}: give the arrays to "
+            "`model.fit(x, y, batch_size=…)`, and put what augments into the model"
+        )
     import tensorflow as tf
 
-    x, y = _check_batches(x, y, batch_size)
+    x, y, batch_size = _check_batches(x, y, batch_size)
     # Whole images in memory are the cache; what is shuffled are their numbers, which costs nothing.
     order = tf.data.Dataset.range(len(x))
     if shuffle:
         order = order.shuffle(len(x), seed=seed, reshuffle_each_iteration=True)
-    images = tf.convert_to_tensor(x)
-    labels = None if y is None else tf.convert_to_tensor(y)
+    with tf.device("CPU:0"):  # where pipelines work: on a GPU the images would only take its memory
+        images = tf.convert_to_tensor(x)
+        labels = None if y is None else tf.convert_to_tensor(y)
 
     def pick(index, dtype="float32"):
         batch = tf.cast(tf.gather(images, index), dtype)
@@ -249,6 +261,11 @@ def _augmented(order, pick, augment, dtype, seed):
 
     if isinstance(augment, type) or not (callable(augment) or hasattr(augment, "stateless")):
         raise ValueError(f"augment={augment!r} must be a layer or a function; of several, a keras.Sequential")
+    if _mixes_labels(augment):
+        raise ValueError(
+            f"augment={augment.name} changes labels too, but would get images alone here: take `MixUp` of "
+            "augment.py, or map the layer over a dataset of dicts with images and labels"
+        )
     is_layer, parallel = isinstance(augment, keras.Layer), hasattr(augment, "stateless")
     takes_labels = is_layer and "labels" in inspect.signature(augment.call).parameters
 
@@ -270,6 +287,12 @@ def _augmented(order, pick, augment, dtype, seed):
     return tf.data.Dataset.zip(order, keys).map(change, tf.data.AUTOTUNE if parallel else None)
 
 
+def _mixes_labels(augment):
+    """Whether it is, or holds, a layer of Keras's that leaves labels alone if it gets images alone."""
+    inside = getattr(augment, "layers", ())
+    return isinstance(augment, (keras.layers.MixUp, keras.layers.CutMix)) or any(map(_mixes_labels, inside))
+
+
 def _check_batches(x, y, batch_size):
     x = np.asarray(x)
     if x.ndim != 4 or len(x) == 0 or x.dtype.kind not in "uif":
@@ -280,9 +303,17 @@ def _check_batches(x, y, batch_size):
         y = np.asarray(y)
         if y.ndim == 0 or len(y) != len(x):
             raise ValueError(f"y has shape {y.shape}, expected {len(x)} labels, one for each image")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size!r} must be at least 1")
-    return x, y
+    return x, y, _whole("batch_size", batch_size)
+
+
+def _whole(name, value, hint=""):
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ValueError(f"{name}={value!r} must be a whole number of at least 1{hint}")
+    return number
 
 
 def _find(filename, path, cached=False):
@@ -443,17 +474,17 @@ def _decode(path, jpeg, offsets):
 
 
 def _keras_download(module):
-    """The four arrays of a Keras data set, or None where it can be neither found nor downloaded."""
+    """The four arrays of a Keras data set, or None and why it can be neither found nor loaded."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)  # Keras sets none: a silent network would hang for ever
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()):  # for all threads, as the timeout is
             (x_train, y_train), (x_test, y_test) = module.load_data()
-        return x_train, y_train, x_test, y_test
+        return (x_train, y_train, x_test, y_test), ""
     except Exception as error:
         # Keras raises a bare Exception where the address cannot be reached, a ValueError for a wrong hash.
         if isinstance(error, OSError) or type(error) is Exception:
-            return None
+            return None, " ".join(str(error).split())[:200] or type(error).__name__
         raise
     finally:
         socket.setdefaulttimeout(before)
@@ -466,8 +497,8 @@ def _dataset(name, x_train, y_train, x_test, y_test, class_names):
 
 
 def _check_limit(limit):
-    if limit is not None and (not isinstance(limit, int) or limit < 1):
-        raise ValueError(f"limit={limit!r} must be a whole number of at least 1, or None for all")
+    if limit is not None:
+        _whole("limit", limit, ", or None for all")
 
 
 def _limited(dataset, limit):

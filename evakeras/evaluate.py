@@ -3,6 +3,7 @@
 This file works alone: copy it into an assignment and `import evaluate`. It needs NumPy.
 """
 
+import operator
 from typing import NamedTuple
 
 import numpy as np
@@ -50,7 +51,7 @@ def gap(history: dict, epoch: int = -1) -> Gap:
         raise ValueError(f"history is a {type(history).__name__}, expected a dict of lists or a History")
     values = []
     for key in ("accuracy", "val_accuracy"):
-        if not len(history.get(key, ())):
+        if np.ndim(history.get(key)) != 1 or not len(history[key]):
             raise ValueError(f"history has no {key!r}; it has {sorted(history)}")
         try:
             values.append(float(history[key][epoch]))
@@ -142,12 +143,16 @@ def misclassified(
     """
     x, y = np.asarray(x), np.asarray(y)
     if y.ndim != 1 or y.dtype.kind not in "ui" or len(y) == 0 or len(x) != len(y):
+        column = y.ndim == 2 and y.shape[1] == 1  # as Keras's own CIFAR-10
+        hint = "a column of labels: y.ravel()" if column else "one-hot labels: y.argmax(axis=1)"
         raise ValueError(
-            f"y is {y.dtype} {y.shape} for {len(x)} images, expected one integer class for each; "
-            "one-hot labels: y.argmax(axis=1)"
+            f"y is {y.dtype} {y.shape} for {len(x)} images, expected one integer class for each; {hint}"
         )
-    if limit is not None and (not isinstance(limit, int) or limit < 0):
-        raise ValueError(f"limit={limit!r} must be a whole number of at least 0, or None")
+    try:
+        if limit is not None and operator.index(limit) < 0:
+            raise TypeError
+    except TypeError:
+        raise ValueError(f"limit={limit!r} must be a whole number of at least 0, or None") from None
     outputs = np.asarray(model.predict(x, batch_size=batch_size, verbose=0), np.float64)
     if outputs.ndim != 2 or len(outputs) != len(y) or not np.isfinite(outputs).all():
         raise ValueError(f"the model returns {outputs.shape}, expected finite numbers ({len(y)}, classes)")

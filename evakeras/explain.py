@@ -6,7 +6,8 @@ They work on `batch_size` images at a time, so that memory stays bounded.
 
 Any built `Sequential` or functional model with one input will do; for the maps, with one output
 `(N, classes)`. Models nested in it are laid open. It runs as in `predict`, without dropout and with moving
-statistics, and stays as it is: nothing is assigned.
+statistics, and stays as it is: nothing is assigned. Only `occlusion` calls `predict`, whose function Keras
+compiles once and keeps.
 
 *Logits.* The gradient of a probability fades as the network grows sure. So the gradients are taken of the
 logit: of what the last layer's softmax or sigmoid is given, be it a layer or the `activation=` of one, also
@@ -82,7 +83,11 @@ def saliency(
     images, classes, without = _prepare(model, images, class_index, score, batch_size)
     samples, noise, seed = _whole("samples", samples), _number("noise", noise), _check_seed(seed)
     shape = (samples, *images.shape[1:])
-    drawn = np.random.default_rng(seed).standard_normal(shape, np.float32) if samples > 1 else np.zeros(shape)
+    drawn = (
+        np.random.default_rng(seed).standard_normal(shape, np.float32)
+        if samples > 1
+        else np.zeros(shape, np.float32)
+    )
 
     def maps(batch, index):
         spread = noise * np.ptp(batch, axis=(1, 2, 3), keepdims=True)
@@ -418,7 +423,8 @@ def randomize(
 
     A map that looks the same for the copy does not show what the network has learned. Each layer draws from
     its own initializers, as when it was built; biases and batch normalization begin again from their first
-    state, moving statistics included. What was adapted to data (`layers.Normalization`) is kept.
+    state, moving statistics included. What was adapted to data (`layers.Normalization`), or measured by the
+    `fit` of an augmentation, is kept.
 
     Args:
         model: a built `Sequential` or functional model. Custom layers need `get_config`.
@@ -459,8 +465,12 @@ def randomize(
         random.seed(seed)
         copy.set_weights(model.get_weights())
         steps = dict(_walk(copy))
+        for path, step in _walk(model):
+            if hasattr(step, "fitted"):  # of `augment.ImageDataAugmentation`: not among its weights
+                steps[path].fitted = step.fitted
         for path in reversed(paths):
-            if not _is_graph(steps[path]) and not hasattr(steps[path], "adapt"):
+            measured = hasattr(steps[path], "adapt") or hasattr(steps[path], "fitted")
+            if not measured and not _is_graph(steps[path]):
                 steps[path].set_weights(_first_weights(steps[path]))
     finally:
         random.setstate(state)
@@ -538,7 +548,8 @@ def _run(model, images, without=None, after=None):
         return flat[0] if len(flat) == 1 else x
 
     # Inside a layer, the layers learn that this is no training; in a stateless scope, nothing is assigned.
-    around = layers.Lambda(lambda x: run(model, x, ""), dtype="float32")
+    # Its name keeps Keras from counting it: the names of layers that are made later stay as they would be.
+    around = layers.Lambda(lambda x: run(model, x, ""), dtype="float32", name="explain")
     with keras.StatelessScope(collect_losses=True):
         return ops.cast(around(images, training=False), "float32")
 

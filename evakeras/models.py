@@ -3,7 +3,9 @@
 This file works alone: copy it into an assignment and `import models`. It needs Keras 3 and NumPy.
 """
 
+import operator
 from itertools import pairwise
+from numbers import Real
 from typing import NamedTuple
 
 import keras
@@ -165,20 +167,26 @@ def build(
         >>> build("third", input_shape=(32, 32, 3)).output_shape
         (None, 10)
     """
-    step, rate = _check_build(name, dropout, input_shape, classes)
+    step, rate, input_shape, classes = _check_build(name, dropout, input_shape, classes)
     size = _left(name, step, input_shape)
     last = {"kernel_size": 1 if step.averaged else size, "use_bias": not step.averaged, "name": "classes"}
-    flat = layers.GlobalAveragePooling2D(name="average") if step.averaged else layers.Flatten(name="flatten")
+    if step.averaged:
+        flat = layers.GlobalAveragePooling2D(**_LAST, name="average")
+    else:
+        flat = layers.Flatten(**_LAST, name="flatten")
     return keras.Sequential(
         [
             keras.Input(input_shape),
             *_hidden(step, rate, kernel_regularizer),
-            layers.Conv2D(classes, kernel_regularizer=kernel_regularizer, **last),
+            layers.Conv2D(classes, kernel_regularizer=kernel_regularizer, **last, **_LAST),
             flat,
             layers.Softmax(dtype="float32", name="softmax"),
         ],
         name=name,
     )
+
+
+_LAST = {"data_format": "channels_last"}  # whatever Keras is set to
 
 
 def _left(name, step, input_shape):
@@ -210,9 +218,10 @@ def _hidden(step, rate, kernel_regularizer):
             use_bias=not step.lean,
             kernel_regularizer=kernel_regularizer,
             name=f"conv_{number}",
+            **_LAST,
         )
         poolings += pooled
-        pooling = [layers.MaxPooling2D(name=f"pool_{poolings}")] if pooled else []
+        pooling = [layers.MaxPooling2D(**_LAST, name=f"pool_{poolings}")] if pooled else []
         norm = [layers.BatchNormalization(name=f"norm_{number}")] if step.batch_norm else []
         drop = [layers.Dropout(rate, name=f"drop_{number}")] if rate else []
         if step.lean:
@@ -228,15 +237,24 @@ def _check_build(name, dropout, input_shape, classes):
         raise ValueError(f"name={name!r} is unknown; expected one of {', '.join(steps)}")
     step = steps[name]
     rate = step.dropout if dropout is None else dropout
-    if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+    if not isinstance(rate, Real) or not 0 <= rate < 1:
         raise ValueError(f"dropout={dropout!r} must be a rate in [0, 1)")
-    if len(input_shape) != 3 or not all(isinstance(n, int) and n > 0 for n in input_shape):
+    shape = tuple(map(_integer, input_shape))
+    if len(shape) != 3 or min(shape) < 1:
         raise ValueError(
             f"input_shape={input_shape!r} must be (height, width, channels), three positive integers"
         )
-    if not isinstance(classes, int) or classes < 2:
+    if _integer(classes) < 2:
         raise ValueError(f"classes={classes!r} must be an integer of at least 2")
-    return step, rate
+    return step, float(rate), shape, _integer(classes)
+
+
+def _integer(value):
+    """The value as Python's own integer, also of NumPy's; what is none becomes 0."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        return 0
 
 
 def compiled(name: str, images: int, *, epochs: int | None = None, **options) -> keras.Sequential:
@@ -271,9 +289,9 @@ def compiled(name: str, images: int, *, epochs: int | None = None, **options) ->
     recipe = RECIPES[name]
     epochs = recipe.epochs if epochs is None else epochs
     for what, count in (("images", images), ("epochs", epochs)):
-        if not isinstance(count, int) or count < 1:
+        if _integer(count) < 1:
             raise ValueError(f"{what}={count!r} must be an integer of at least 1")
-    steps = epochs * -(-images // recipe.batch_size)
+    steps = _integer(epochs) * -(-_integer(images) // recipe.batch_size)
     rise = steps // 4
     rate = keras.optimizers.schedules.CosineDecay(
         recipe.peak / 10, steps - rise, warmup_target=recipe.peak, warmup_steps=rise
@@ -385,11 +403,17 @@ def _geometry(layer, shape):
         found = layer.pool_size, layer.strides, one
     elif isinstance(layer, _WHOLE):  # reads all that is left, as a kernel of that size would
         found = (shape[1:3] if len(shape) == 4 else one), one, one
-    elif isinstance(layer, _POINTWISE) and getattr(layer, "axis", -1) in (-1, len(shape) - 1, [-1]):
+    elif isinstance(layer, _POINTWISE) and set(_axes(layer)) <= {-1, len(shape) - 1}:
         found = one, one, one
     else:
         raise ValueError(f"layer {layer.name!r}: no rule for a {type(layer).__name__} layer")
     return (np.array(part) for part in found)
+
+
+def _axes(layer):
+    """The axes that a layer works along, as a sequence; that of channels where it does not say."""
+    axis = getattr(layer, "axis", -1)
+    return axis if isinstance(axis, (list, tuple)) else (axis,)
 
 
 def _chain(model):

@@ -259,14 +259,18 @@ def standardization_layer(statistics: ImageStatistics) -> keras.layers.Normaliza
         A `keras.layers.Normalization` for `(N, H, W, C)`.
 
     Raises:
-        ValueError: a channel with a standard deviation of 0: it is constant, and cannot be scaled.
+        ValueError: a channel with a standard deviation of 0: it is constant, and cannot be scaled; or one so
+            small that Keras would divide by a larger number.
 
     Example:
         >>> layer = standardization_layer(ImageStatistics(np.array([100.0]), np.array([50.0]), 784))
-        >>> float(layer(np.full((1, 2, 2, 1), 200.0)).numpy().max())
+        >>> float(keras.ops.max(layer(np.full((1, 2, 2, 1), 200.0))))
         2.0
     """
     mean, std = _check_moments(statistics.mean, statistics.std, np.size(statistics.mean))
+    least = keras.config.epsilon()
+    if (std < least).any():
+        raise ValueError(f"std={std} is below {least}, by which Keras would divide: use `standardize`")
     return keras.layers.Normalization(mean=mean, variance=std**2)
 
 

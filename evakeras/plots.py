@@ -62,6 +62,8 @@ def image_grid(
     if len(titles) != len(images):
         raise ValueError(f"titles has {len(titles)} texts for {len(images)} images")
     low, high = _value_range(images, value_range)
+    if columns is not None and (not isinstance(columns, (int, np.integer)) or columns < 1):
+        raise ValueError(f"columns={columns!r} must be a whole number of at least 1, or None")
     columns = min(columns or math.ceil(math.sqrt(2 * len(images))), len(images))
     rows = math.ceil(len(images) / columns)
     shape = images[0].shape
@@ -119,7 +121,7 @@ def misclassified_grid(
         f"actual {_class_name(a, class_names)}\npredicted {_class_name(p, class_names)}"
         for a, p in zip(actual, predicted, strict=True)
     ]
-    columns = columns or math.ceil(math.sqrt(len(images)))
+    columns = math.ceil(math.sqrt(len(images))) if columns is None else columns
     return image_grid(images, named, columns=columns, title=title)
 
 

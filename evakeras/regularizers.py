@@ -261,7 +261,9 @@ class ProximalL1(keras.callbacks.Callback):
             raise ValueError(
                 f"ProximalL1: the model is compiled with steps_per_execution={steps}; expected 1"
             )
-        if getattr(self.model.optimizer, "gradient_accumulation_steps", None):
+        # In mixed precision the optimizer is inside another one, which scales the loss.
+        inner = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        if getattr(inner, "gradient_accumulation_steps", None):
             raise ValueError("ProximalL1: the optimizer accumulates gradients; expected a step per batch")
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -294,7 +296,8 @@ def dropout(x: np.ndarray, rate: float, seed: int) -> np.ndarray:
         New array of the same shape and dtype.
 
     Raises:
-        ValueError: not floats, NaN or infinity, a rate outside [0, 1), a negative seed.
+        ValueError: not floats, NaN or infinity, a rate outside [0, 1), a negative seed, or values that do
+            not fit into their type any more when they are divided.
         TypeError: a seed that is not an integer.
 
     Example:
@@ -315,7 +318,11 @@ def dropout(x: np.ndarray, rate: float, seed: int) -> np.ndarray:
         raise ValueError(f"seed={seed} must be at least 0")
     keep = 1 - rate
     mask = np.random.default_rng(seed).random(x.shape) < keep
-    return np.where(mask, x / keep, 0).astype(x.dtype)
+    with np.errstate(over="ignore"):
+        result = np.where(mask, x / keep, 0).astype(x.dtype)
+    if not np.isfinite(result).all():
+        raise ValueError(f"x: divided by {keep:g}, its values do not fit into {x.dtype}")
+    return result
 
 
 class _Kernel(NamedTuple):
@@ -331,9 +338,10 @@ def _kernels(model) -> list[_Kernel]:
     _check_model(model)
     found, seen = [], set()
     for path, layer, parents in _walk(model):
+        below = {id(variable) for child in _children(layer) for variable in child.weights}
         for name in _REGULARIZERS:
             variable = getattr(layer, name, None)
-            if variable is None or id(variable) in seen:
+            if variable is None or id(variable) in seen | below:  # a wrapper's kernel is that of its layer
                 continue
             if not isinstance(variable, keras.Variable) or "float" not in str(variable.dtype):
                 raise ValueError(

@@ -14,11 +14,14 @@ import json
 import math
 import operator
 import os
+import random
+import re
 import sys
 import time
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -83,25 +86,30 @@ def run(
     alone, so that on a CPU a run that was interrupted (Ctrl-C, a killed process, a lost machine) and goes on
     ends with the same bits as one in one piece. Keras is reset before (`clear_session`, `set_random_seed`).
     A run is known by its configuration, first weights, data and the versions of Keras, its backend and NumPy:
-    custom layers, losses and schedules must be registered and have a `get_config` that tells all.
+    custom layers, losses and schedules must be registered (`keras.saving.register_keras_serializable`; a
+    `custom_object_scope` ends with the reset) and have a `get_config` that tells all. Random layers of your
+    own must draw from a `keras.random.SeedGenerator` that is an attribute of theirs.
 
     Args:
         build: function without arguments that returns a compiled model.
-        x: array of images `(N, …)`, as the model takes them.
+        x: array of images `(N, …)`, as the model takes them. Without `augment`, every epoch copies them in
+            its order: keep room for three times the images.
         y: array of `N` labels, as the model's loss expects them.
         epochs: passes over the images, at least 1. A part of the configuration, for schedules depend on it: a
             finished run is not continued with more epochs.
         folder: where to keep the run; made if it does not exist. One run, one folder.
-        seed: integer behind the initial weights, the order and the dropout.
+        seed: integer, at least 0, behind the initial weights, the order and the dropout.
         batch_size: images per step; the last, smaller batch is used too.
         validation_data: `(x, y)` to measure after each epoch, or None.
         augment: a layer of `augment.py` that changes each batch before it is trained on, with its labels if
             its `call` takes them, as that of MixUp (which needs one-hot labels in `validation_data`); None
             for none. A layer that changes images alone is better placed in the model, and one that rescales
-            or standardizes must be there: images to validate do not go through this one.
+            or standardizes must be there: images to validate do not go through this one. Every run begins
+            with the layer's weights as they are given, and leaves them so.
         keep_epochs: keep the model after every epoch, not only after the last.
         callbacks: Keras callbacks that remember nothing from one epoch to the next: every epoch is a `fit` of
-            its own. They are known by their class and those arguments that are numbers or text.
+            its own. They are known by their class and those arguments that are numbers or text, a
+            `LearningRateScheduler` by the rates that it makes of a rate of 1.
         strategy: a `tf.distribute.Strategy` to build and train the model in; `batch_size` is split over its
             replicas. Give batch normalization `synchronized=True`, else each replica has its own statistics.
             On JAX call `keras.distribution.set_distribution` before, instead.
@@ -112,9 +120,10 @@ def run(
         A `Run`.
 
     Raises:
-        ValueError: bad arguments, or `folder` holds a run of another configuration; the message says what
-            differs. Nothing in the folder is changed.
-        RuntimeError: another process is training in `folder`, or a callback stopped the training.
+        ValueError: bad arguments, a model that could not be loaded again, or `folder` holds a run of another
+            configuration; the message says what differs. Nothing in the folder is changed.
+        RuntimeError: another process is training in `folder`, its file system has no locks, or a callback
+            stopped the training.
         OSError: the model could not be written, on a full disk, say; the epoch before it is kept.
 
     Example:
@@ -130,9 +139,10 @@ def run(
         >>> again.read_back, again.history == first.history
         (True, True)
     """
+    (seed,) = _check_seeds((seed,))
     plan = _plan(x, y, epochs, batch_size, validation_data, augment, keep_epochs, callbacks, strategy)
     folder = Path(folder)
-    bar = _bar(epochs) if progress is None else progress
+    bar = _bar(plan.epochs) if progress is None else progress
     try:
         return _run(build, plan, folder, seed, folder.name if name is None else name, bar)
     finally:
@@ -159,7 +169,7 @@ def study(
 
     Args:
         variants: dict from a name to a function that returns a compiled model.
-        seeds: integers; each variant is trained once with each.
+        seeds: integers, at least 0; each variant is trained once with each.
         folder: each run is kept in `folder/<name>-seed<seed>`.
         x, y, epochs, batch_size, validation_data, augment, keep_epochs, callbacks, strategy: as for `run`.
 
@@ -195,7 +205,7 @@ def study(
     jobs = {(name, seed): Path(folder) / f"{name}-seed{seed}" for name in variants for seed in seeds}
     # What is there comes first: if it does not fit, that is said before hours are spent on the others.
     found_first = sorted(jobs, key=lambda job: not (jobs[job] / "state.json").exists())
-    with _bar(epochs * len(jobs)) as bar:
+    with _bar(plan.epochs * len(jobs)) as bar:
         done = {job: _run(variants[job[0]], plan, jobs[job], job[1], job[0], bar) for job in found_first}
     runs = {name: [done[name, seed] for seed in seeds] for name in variants}
     read = sum(result.read_back for result in done.values())
@@ -206,9 +216,12 @@ def study(
 
 def _check_seeds(seeds):
     try:
-        return [operator.index(seed) for seed in seeds]
+        numbers = [operator.index(seed) for seed in seeds]
     except TypeError:
-        raise ValueError(f"seeds={seeds!r} must be a list of whole numbers, such as (0, 1, 2)") from None
+        numbers = [-1]
+    if min(numbers, default=0) < 0:
+        raise ValueError(f"seeds={seeds!r} must be a list of whole numbers of at least 0, such as (0, 1, 2)")
+    return numbers
 
 
 class _Plan(NamedTuple):
@@ -225,12 +238,11 @@ class _Plan(NamedTuple):
     callback_configurations: list
     strategy: object
     fingerprint: list
+    augment_weights: list
 
 
 def _plan(x, y, epochs, batch_size, validation_data, augment, keep_epochs, callbacks, strategy):
-    for what, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{what}={value!r} must be a whole number of at least 1")
+    epochs, batch_size = _whole("epochs", epochs), _whole("batch_size", batch_size)
     x, y = _check_pair("x and y", (x, y))
     arrays = [x, y]
     if validation_data is not None:
@@ -238,6 +250,12 @@ def _plan(x, y, epochs, batch_size, validation_data, augment, keep_epochs, callb
         arrays += validation_data
     if strategy is not None and not hasattr(strategy, "scope"):
         raise ValueError(f"strategy={strategy!r} must be a tf.distribute.Strategy or None")
+    backend = keras.backend.backend()
+    if strategy is not None and backend != "tensorflow":
+        raise ValueError(
+            f"strategy needs TensorFlow, but Keras runs on {backend}: leave it out; on JAX call "
+            "`keras.distribution.set_distribution` before"
+        )
     _check_augment(augment, x, y)
     callbacks = _check_callbacks(callbacks)
     return _Plan(
@@ -249,10 +267,21 @@ def _plan(x, y, epochs, batch_size, validation_data, augment, keep_epochs, callb
         augment,
         keep_epochs,
         callbacks,
-        [_callback_configuration(callback) for callback in callbacks],
+        [_callback_configuration(callback, epochs) for callback in callbacks],
         strategy,
         [_fingerprint(array) for array in arrays],
+        augment.get_weights() if getattr(augment, "weights", ()) else [],
     )
+
+
+def _whole(what, value):
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ValueError(f"{what}={value!r} must be a whole number of at least 1")
+    return number
 
 
 def _check_augment(augment, x, y):
@@ -263,14 +292,16 @@ def _check_augment(augment, x, y):
             f"augment={augment!r} has no method stateless(images, seed), so that it would not repeat; "
             "a layer of Keras goes into the model"
         )
-    given = (x[:2], y[:2]) if _changes_labels(augment) else (x[:2],)
-    kept = augment(*given, training=False)
-    kept = keras.ops.convert_to_numpy(kept[0] if _changes_labels(augment) else kept)
-    if not np.allclose(kept, x[:2], rtol=1e-2):  # rounded, in a type of half precision
-        raise ValueError(
-            f"augment={augment.name} changes images that are not trained on too, to rescale or standardize "
-            "them; put it into the model"
-        )
+    for count in (2, 32):  # two first: it builds the layer, whose configuration keeps the shape
+        given = (x[:count], y[:count]) if _changes_labels(augment) else (x[:count],)
+        kept = augment(*given, training=False)
+        kept = keras.ops.convert_to_numpy(kept[0] if _changes_labels(augment) else kept)
+        # Rounded, in a type of half precision.
+        if kept.shape != x[:count].shape or not np.allclose(kept, x[:count], rtol=1e-2):
+            raise ValueError(
+                f"augment={augment.name} changes images that are not trained on too, to resize, rescale or "
+                "standardize them; put it into the model"
+            )
 
 
 def _changes_labels(augment):
@@ -279,10 +310,29 @@ def _changes_labels(augment):
 
 def _run(build, plan, folder, seed, name, bar):
     bar.set_description(f"{name} seed {seed}")
-    keras.utils.clear_session()  # so that the names of layers do not depend on what was built before
-    keras.utils.set_random_seed(seed)
+    _reset(seed)
     with _scope(plan.strategy):
         model = build()
+    with _kept_weights(plan):
+        return _run_model(model, plan, folder, seed, name, bar)
+
+
+@contextmanager
+def _kept_weights(plan):
+    """Begin with the weights of the augmentation as they were given, whatever callbacks do to them."""
+    try:
+        _restore(plan)
+        yield
+    finally:
+        _restore(plan)
+
+
+def _restore(plan):
+    if plan.augment_weights:
+        plan.augment.set_weights(plan.augment_weights)
+
+
+def _run_model(model, plan, folder, seed, name, bar):
     config = _configuration(model, plan, seed)
     state = _read_state(folder, config)
     if len(state["seconds"]) < plan.epochs:
@@ -293,6 +343,15 @@ def _run(build, plan, folder, seed, name, bar):
                 _train(model, plan, result, config, bar)
                 return result
     return _read_back(plan, folder, seed, name, state, bar)
+
+
+def _reset(seed):
+    """Forget what was built before, on which the names of layers depend; what the user has set stays."""
+    policy, distribution = keras.config.dtype_policy(), keras.distribution.distribution()
+    keras.utils.clear_session()  # forgets these two as well
+    keras.config.set_dtype_policy(policy)
+    keras.distribution.set_distribution(distribution)
+    keras.utils.set_random_seed(seed)
 
 
 def _read_back(plan, folder, seed, name, state, bar):
@@ -311,6 +370,8 @@ def _train(model, plan, result, config, bar):
         _check_model_file(result.folder, done)
         with _scope(plan.strategy):
             model = _load(_model_file(result.folder, done))
+    else:
+        _check_keeps(model, plan, result.folder, config)
     for epoch in range(done, plan.epochs):
         logs, seconds = _train_epoch(model, plan, result.seed, epoch)
         if model.stop_training:
@@ -325,6 +386,29 @@ def _train(model, plan, result, config, bar):
         bar.set_postfix({k: f"{v[-1]:.4f}" for k, v in result.history.items() if "acc" in k})
 
 
+def _check_keeps(model, plan, folder, config):
+    """Whether what a run keeps can be read again: found out before hours are spent, not after."""
+    _state_text({}, [], config)
+    draft, state = folder / "draft-check.keras", random.getstate()
+    try:
+        with _scope(plan.strategy):
+            model.save(draft)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the optimizer, which has no variables yet
+                _load(draft)
+    except OSError as error:
+        raise OSError(f"{draft} could not be written: {error}") from error
+    except Exception as error:  # of any kind: what Keras raises depends on what it cannot load
+        raise ValueError(
+            f"build returns a model that could not be loaded again: {_reason(error)}. Register its layers, "
+            "losses and metrics with keras.saving.register_keras_serializable; a Lambda layer holds code, "
+            "which is never loaded"
+        ) from error
+    finally:
+        random.setstate(state)  # the seeds of layers that were loaded came from it
+        draft.unlink(missing_ok=True)
+
+
 @contextmanager
 def _locked(folder):
     """Let no other process into the folder. The lock ends with the process, also when it is killed."""
@@ -335,6 +419,11 @@ def _locked(folder):
     except Timeout:
         raise RuntimeError(
             f"{folder}: another process is training here; wait for it, stop it, or choose another folder"
+        ) from None
+    except NotImplementedError:  # some network drives
+        raise RuntimeError(
+            f"{folder} is on a file system without locks, where two processes could spoil each other's run; "
+            "choose a folder on another one"
         ) from None
     try:
         yield
@@ -349,6 +438,11 @@ def _train_epoch(model, plan, seed, epoch):
     for variable in model.variables:
         if variable.path.endswith("seed_generator_state"):
             variable.assign(rng.integers(0, 2**31, variable.shape))
+    callbacks = list(plan.callbacks)
+    if keras.backend.backend() == "torch":
+        # There a Dropout without a seed draws from PyTorch itself, and so does `fit` before its first epoch.
+        number = int(rng.integers(2**31))
+        callbacks.append(keras.callbacks.LambdaCallback(lambda *_: keras.utils.set_random_seed(number)))
     if plan.augment is None:
         batches = {"x": plan.x[order], "y": plan.y[order], "batch_size": plan.batch_size}
     else:
@@ -361,7 +455,7 @@ def _train_epoch(model, plan, seed, epoch):
         initial_epoch=epoch,
         epochs=epoch + 1,
         validation_data=plan.validation_data,
-        callbacks=list(plan.callbacks),
+        callbacks=callbacks,
     )
     return fitted.history, time.perf_counter() - start
 
@@ -390,12 +484,21 @@ class _AugmentedBatches(keras.utils.PyDataset):
 def _keep(model, result, config, keep_epochs):
     """Write the model, then the state that names it: a run cut off in between goes on from the one before."""
     done = len(result.seconds)
+    text = _state_text(result.history, result.seconds, config)
     _write(_model_file(result.folder, done), model.save)
-    state = {"history": result.history, "seconds": result.seconds, "configuration": config}
-    text = json.dumps(state, indent=1)
     _write(result.folder / "state.json", lambda file: file.write_text(text))
     if not keep_epochs:
         _remove_older(result.folder, done)
+
+
+def _state_text(history, seconds, config):
+    text = json.dumps({"history": history, "seconds": seconds, "configuration": config}, indent=1)
+    if len(text) > _MOST_BYTES:  # json.dumps writes ASCII
+        raise ValueError(
+            f"history and configuration have {len(text):,} bytes, of which at most {_MOST_BYTES:,} are read "
+            "again: keep large arrays out of the `get_config` of layers"
+        )
+    return text
 
 
 def _remove_older(folder, epoch):
@@ -412,11 +515,25 @@ def _write(path, write):
         with open(draft, "rb+") as file:
             os.fsync(file.fileno())  # on the disk before it gets its name, should the machine go down
         os.replace(draft, path)
-    except OSError as error:  # a full disk, say: what was there before stays
+        _sync(path.parent)
+    except BaseException as error:  # a full disk, Ctrl-C: what was there before stays
         draft.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise OSError(
             f"{path} could not be written: {error}; the run goes on from the epoch before"
         ) from error
+
+
+def _sync(folder):
+    """Have the new name on the disk before an older file is removed."""
+    if os.name == "posix":
+        with suppress(OSError):  # some file systems cannot, and need not
+            number = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(number)
+            finally:
+                os.close(number)
 
 
 def _load(file):
@@ -425,6 +542,13 @@ def _load(file):
         return keras.saving.load_model(file, safe_mode=True)
     except (zipfile.BadZipFile, OSError, KeyError) as error:  # these do not name the file
         raise ValueError(f"{file} is damaged: {error}") from error
+    except TypeError as error:
+        raise ValueError(f"{file} cannot be loaded: {_reason(error)}") from error
+
+
+def _reason(error):
+    """The end of Keras's message, which may repeat a whole configuration before it."""
+    return str(error).rsplit("Exception encountered:", 1)[-1].strip()[:300]
 
 
 def _model_file(folder, epoch):
@@ -454,7 +578,14 @@ def _configuration(model, plan, seed):
         "backend": f"{backend} {getattr(sys.modules.get(backend), '__version__', '')}".strip(),
         "numpy": ".".join(np.__version__.split(".")[:2]),  # the order of the images comes from it
     }
-    return json.loads(json.dumps(config, default=str))
+    return json.loads(json.dumps(config, default=_as_text))
+
+
+def _as_text(value):
+    text = str(value)
+    if re.search(r" at 0x[0-9a-f]+", text):  # an address, which is another one in every process
+        raise ValueError(f"the configuration holds {text[:80]}, which tells nothing: give it a get_config")
+    return text
 
 
 def _check_model(model):
@@ -495,11 +626,25 @@ def _check_callbacks(callbacks):
     return list(callbacks)
 
 
-def _callback_configuration(callback):
+def _callback_configuration(callback, epochs):
     """Class and simple attributes that are arguments of it; what changes during a fit is left out."""
     values = {name: getattr(callback, name, None) for name in inspect.signature(type(callback)).parameters}
     simple = {k: v for k, v in values.items() if isinstance(v, (bool, int, float, str))}
+    if isinstance(callback, keras.callbacks.LearningRateScheduler):
+        simple["rates"] = _rates(callback.schedule, epochs)
     return {"class": type(callback).__name__, **simple}
+
+
+def _rates(schedule, epochs):
+    """What a scheduler's function, which has no configuration, makes of a rate of 1 in every epoch."""
+    rate, rates = 1.0, []
+    for epoch in range(epochs):
+        try:
+            rate = float(schedule(epoch, rate))
+        except TypeError:  # Keras, too, tries it with the epoch alone
+            rate = float(schedule(epoch))
+        rates.append(rate)
+    return rates
 
 
 def _scope(strategy):
@@ -565,7 +710,10 @@ def _readable(config):
 def _differences(old, new, path=""):
     """Where two nested configurations differ, as readable lines."""
     if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted((old.keys() | new.keys()) - {"name"}):  # names of layers change nothing
+        decide = ("compile.loss", "compile.metrics", "compile.weighted_metrics", "callbacks")
+        kept = path.endswith("dtype.config") or path.startswith(decide)
+        names = set() if kept else {"name"}  # those of layers and optimizers, which Keras numbers
+        for key in sorted((old.keys() | new.keys()) - names):
             yield from _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for i, pair in enumerate(zip(old, new, strict=True)):
@@ -657,10 +805,17 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(self, peak, steps, *, warmup=0.3, start_divisor=25.0, end_divisor=1e4):
         super().__init__()
-        if int(steps) != steps:
+        try:
+            numbers = [float(value) for value in (peak, steps, warmup, start_divisor, end_divisor)]
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"peak={peak!r}, steps={steps!r}, warmup={warmup!r}, start_divisor={start_divisor!r} and "
+                f"end_divisor={end_divisor!r} must be numbers"
+            ) from None
+        if not numbers[1].is_integer():
             raise ValueError(f"steps={steps!r} must be a whole number of batches")
-        self.peak, self.steps, self.warmup = float(peak), int(steps), float(warmup)
-        self.start_divisor, self.end_divisor = float(start_divisor), float(end_divisor)
+        self.peak, _, self.warmup, self.start_divisor, self.end_divisor = numbers
+        self.steps = int(steps)
         if not (0 < self.peak < math.inf and self.steps >= 2 and 0 < self.warmup < 1):
             raise ValueError(
                 f"peak={peak} must be above 0, steps={steps} at least 2, warmup={warmup} in (0, 1)"
@@ -702,8 +857,8 @@ class LearningRateRangeTest(keras.callbacks.Callback):
             so far; None goes on to the end whatever happens.
 
     Raises:
-        ValueError: an argument outside its range; during `fit`: too few batches, or an optimizer whose rate
-            is a schedule.
+        ValueError: an argument outside its range; during `fit`: too few batches, an optimizer whose rate is
+            a schedule, or several steps per execution, of which the rate would be set once.
 
     Example:
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, "softmax")])
@@ -744,6 +899,9 @@ class LearningRateRangeTest(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         optimizer, batches = self.model.optimizer, self.params["steps"]
+        if self.model.steps_per_execution != 1:  # the callback is asked once for each execution
+            steps = self.model.steps_per_execution
+            raise ValueError(f"the model is compiled with steps_per_execution={steps}; expected 1")
         if isinstance(_inner(optimizer).get_config()["learning_rate"], dict):
             raise ValueError(
                 "the optimizer's learning rate is a schedule; compile with a number for this test"

@@ -1,21 +1,22 @@
 """Augmentation layers do what they say: everywhere the same, within range, and as the old class did."""
 
+import json
 from functools import partial
 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from conftest import readable
 from hypothesis import given
 from hypothesis import strategies as st
-from keras import layers
+from keras import layers, ops
+from keras.src.legacy.preprocessing.image import ImageDataGenerator  # which TensorFlow has, too
 from PIL import Image, ImageEnhance, ImageOps
-from tensorflow.keras.preprocessing.image import ImageDataGenerator
 
 from evakeras import augment, data, normalize
 
 RNG = np.random.default_rng(0)
+array = ops.convert_to_numpy
 SHAPES = [(9, 14, 3), (8, 8, 1), (1, 5, 3)]
 MODES = ["constant", "nearest", "reflect", "wrap"]
 
@@ -64,15 +65,15 @@ def make(request):
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "int64"])
 def test_images_keep_their_shape_and_range_and_become_float(make, shape, dtype):
     images = pictures(4, *shape, dtype=dtype)
-    result = make(seed=0)(images)
+    result = array(make(seed=0)(images))
     assert result.shape == images.shape and result.dtype == "float32"
-    assert result.numpy().min() >= 0 and result.numpy().max() <= 255
+    assert result.min() >= 0 and result.max() <= 255
 
 
 @pytest.mark.parametrize("name", [name for name in LAYERS if name != "pairs"])
 def test_every_image_is_changed_in_its_own_way(name):
     same = np.repeat(pictures(1, 16, 16, 1), 32, axis=0)
-    result = LAYERS[name](seed=0)(same).numpy()
+    result = array(LAYERS[name](seed=0)(same))
     assert len(np.unique(result.reshape(32, -1), axis=0)) > 3
 
 
@@ -87,9 +88,9 @@ def test_nothing_happens_at_inference(make):
         assert np.array_equal(result, images)
 
 
-def test_eagerly_in_a_model_and_in_a_pipeline_the_same_happens(make):
+def test_eagerly_in_a_model_and_in_a_pipeline_the_same_happens(tf, make):
     images = pictures(4, 8, 8, 1)
-    eager = make(seed=3)(images).numpy()
+    eager = array(make(seed=3)(images))
     model = keras.Sequential([keras.Input((8, 8, 1)), make(seed=3)])
     pipeline = tf.data.Dataset.from_tensors(images).map(make(seed=3))
     assert not np.array_equal(eager, images)
@@ -100,7 +101,7 @@ def test_eagerly_in_a_model_and_in_a_pipeline_the_same_happens(make):
 def test_calls_follow_from_the_seed_and_differ_from_each_other(make):
     images = pictures(4, 8, 8, 1)
     one, two = make(seed=7), make(seed=7)
-    first = one(images).numpy()
+    first = array(one(images))
     assert np.array_equal(two(images), first)
     assert not np.array_equal(one(images), first)
     assert not np.array_equal(make(seed=8)(images), first)
@@ -109,14 +110,14 @@ def test_calls_follow_from_the_seed_and_differ_from_each_other(make):
 def test_stateless_follows_from_its_seed_alone(make):
     images = pictures(4, 8, 8, 1)
     layer = make(seed=1)
-    first = layer.stateless(images, [5, 6]).numpy()
+    first = array(layer.stateless(images, [5, 6]))
     layer(images)
-    assert np.array_equal(layer.stateless(images, tf.constant([5, 6], "int64")), first)
+    assert np.array_equal(layer.stateless(images, ops.convert_to_tensor([5, 6], "int64")), first)
     assert np.array_equal(make(seed=2).stateless(images, [5, 6]), first)
     assert not np.array_equal(layer.stateless(images, [5, 7]), first)
 
 
-def test_a_pipeline_in_parallel_repeats_and_its_epochs_differ(make):
+def test_a_pipeline_in_parallel_repeats_and_its_epochs_differ(tf, make):
     images, labels = pictures(50, 8, 8, 1), np.arange(50)
 
     def epochs(seed):
@@ -128,7 +129,7 @@ def test_a_pipeline_in_parallel_repeats_and_its_epochs_differ(make):
     assert not np.array_equal(one, other) and not np.array_equal(one[0], one[1])
 
 
-def test_epochs_differ_without_shuffling_too(make):
+def test_epochs_differ_without_shuffling_too(tf, make):
     batches = data.batches(pictures(8, 8, 8, 1), batch_size=8, seed=0, augment=make())
     first, second = (next(iter(batches)).numpy() for _ in range(2))
     assert not np.array_equal(first, second)
@@ -140,7 +141,7 @@ def test_a_saved_model_augments_as_before(make, tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
     assert loaded.layers[0].get_config() == model.layers[0].get_config()
-    assert np.array_equal(loaded(images, training=True), model(images, training=True))
+    assert np.array_equal(*(array(one(images, training=True)) for one in (loaded, model)))
 
 
 def test_a_model_trains_behind_a_layer(make):
@@ -160,7 +161,7 @@ def test_what_is_no_batch_is_refused(make, shape):
 
 
 def test_half_precision_is_kept(make):
-    assert make(dtype="bfloat16")(pictures(2, 8, 8, 1)).dtype == "bfloat16"
+    assert array(make(dtype="bfloat16")(pictures(2, 8, 8, 1))).dtype == "bfloat16"
 
 
 def test_bytes_and_floats_give_the_same_pictures(make):
@@ -173,7 +174,7 @@ def test_bytes_and_floats_give_the_same_pictures(make):
 def test_half_precision_equalizes_white():
     white = np.full((2, 4, 4, 1), 255, "uint8")
     result = rand_augment(operations=("equalize",), dtype="bfloat16")(white)
-    assert np.array_equal(np.asarray(result, "float32"), white)
+    assert np.array_equal(array(result).astype("float32"), white)
 
 
 # Resize and rescale
@@ -183,9 +184,9 @@ def test_half_precision_equalizes_white():
     "size, shape", [(12, (12, 12)), ((5, 9), (5, 9)), (np.int64(3), (3, 3))], ids=readable
 )
 def test_resize_and_rescale_brings_images_to_the_size_and_to_one(size, shape):
-    result = augment.resize_and_rescale(size)(pictures(2, 8, 6, 3))
+    result = array(augment.resize_and_rescale(size)(pictures(2, 8, 6, 3)))
     assert result.shape == (2, *shape, 3) and result.dtype == "float32"
-    assert result.numpy().min() >= 0 and result.numpy().max() <= 1
+    assert result.min() >= 0 and result.max() <= 1
     assert np.allclose(augment.resize_and_rescale(size)(np.full((1, 8, 6, 1), 255, "uint8")), 1)
 
 
@@ -195,6 +196,19 @@ def test_resize_and_rescale_refuses_bad_sizes(size):
         augment.resize_and_rescale(size)
 
 
+def test_channels_are_last_whatever_keras_is_set_to():
+    images = pictures(2, 8, 6, 3)
+    keras.config.set_image_data_format("channels_first")
+    try:
+        assert augment.resize_and_rescale((4, 5))(images).shape == (2, 4, 5, 3)
+        moved = array(augment.basic(shift=0.4, seed=0)(np.ones((8, 6, 6, 3), "float32")))
+        layer = augment.RandAugment(operations=("sharpness",), value_range=(0, 255), seed=0)
+        assert layer(images).shape == images.shape
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    assert (moved.min() == 0) and (moved == moved[..., :1]).all()  # all channels of a pixel move together
+
+
 # Cutout
 
 
@@ -202,7 +216,7 @@ def test_resize_and_rescale_refuses_bad_sizes(size):
     size=st.integers(1, 12), height=st.integers(1, 9), width=st.integers(1, 9), seed=st.integers(0, 2**31 - 1)
 )
 def test_cutout_covers_one_square_clipped_at_the_border(size, height, width, seed):
-    images = augment.Cutout(size, fill_value=-1, seed=seed)(np.ones((5, height, width, 2))).numpy()
+    images = array(augment.Cutout(size, fill_value=-1, seed=seed)(np.ones((5, height, width, 2))))
     assert np.array_equal(images[..., 0], images[..., 1])
     for image in images[..., 0] < 0:
         rows, columns = image.any(axis=1), image.any(axis=0)
@@ -215,7 +229,7 @@ def test_cutout_covers_one_square_clipped_at_the_border(size, height, width, see
 
 
 def test_cutout_puts_its_centre_on_every_pixel_alike():
-    images = augment.Cutout(1, fill_value=1, seed=0)(np.zeros((20_000, 4, 5, 1))).numpy()
+    images = array(augment.Cutout(1, fill_value=1, seed=0)(np.zeros((20_000, 4, 5, 1))))
     hits = images.sum(axis=(0, 3))
     assert hits.sum() == 20_000
     assert np.abs(hits - 1000).max() < 5 * np.sqrt(1000)
@@ -223,7 +237,7 @@ def test_cutout_puts_its_centre_on_every_pixel_alike():
 
 def test_cutout_takes_what_the_authors_code_takes():
     """Centre and half the side either way, clipped: the code of the paper, for an even side."""
-    images = augment.Cutout(6, fill_value=1, seed=0)(np.zeros((4000, 8, 8, 1))).numpy()[..., 0]
+    images = array(augment.Cutout(6, fill_value=1, seed=0)(np.zeros((4000, 8, 8, 1))))[..., 0]
     expected = set()
     for y in range(8):
         for x in range(8):
@@ -242,6 +256,8 @@ def test_cutout_refuses_bad_sizes(size):
 def test_cutout_refuses_to_fill_with_no_number():
     with pytest.raises(ValueError, match="fill_value=nan"):
         augment.Cutout(4, fill_value=float("nan"))
+    with pytest.raises(ValueError, match="finite number in float16"):
+        augment.Cutout(4, fill_value=1e6, dtype="mixed_float16")
 
 
 def test_seeds_may_be_numpy_integers():
@@ -255,7 +271,7 @@ def test_seeds_may_be_numpy_integers():
 def test_mixup_is_the_arithmetic_of_the_paper():
     images = pictures(40, 4, 4, 1).astype("float32")
     labels = np.eye(40, dtype="float32")  # a class for every image: the label tells both weights and partner
-    mixed, mixed_labels = (result.numpy() for result in augment.MixUp(1.0, seed=0)(images, labels))
+    mixed, mixed_labels = map(array, augment.MixUp(1.0, seed=0)(images, labels))
     np.testing.assert_allclose(mixed_labels.sum(axis=1), 1, atol=1e-6)
     assert ((mixed_labels > 0).sum(axis=1) <= 2).all()
     np.testing.assert_allclose(np.tensordot(mixed_labels, images, 1), mixed, atol=1e-3)
@@ -303,7 +319,7 @@ def test_mixup_refuses_more_images_than_labels():
         augment.MixUp(classes=3)(np.zeros((4, 4, 4, 1)), np.arange(3))
 
 
-def test_mixup_makes_the_loss_nan_for_labels_outside_the_classes_of_a_pipeline():
+def test_mixup_makes_the_loss_nan_for_labels_outside_the_classes_of_a_pipeline(tf):
     """Where a graph hides the labels, an error is not possible; all zeros would train on without a word."""
     _, labels = next(
         iter(data.batches(pictures(4, 4, 4, 1), np.array([0, 1, 2, 3]), 4, augment=augment.MixUp(classes=3)))
@@ -316,7 +332,8 @@ def test_mixup_works_in_mixed_precision(policy):
     images, labels = augment.MixUp(1.0, classes=3, seed=0, dtype=policy)(
         pictures(6, 4, 4, 1), np.arange(6) % 3
     )
-    assert images.dtype.name == policy.removeprefix("mixed_") and labels.dtype.name == "float32"
+    images, labels = array(images), array(labels)
+    assert images.dtype == policy.removeprefix("mixed_") and labels.dtype == "float32"
     np.testing.assert_allclose(np.sum(labels, axis=1), 1, atol=1e-6)
 
 
@@ -326,13 +343,22 @@ def test_mixup_refuses_a_number_of_classes_that_is_none(classes):
         augment.MixUp(classes=classes)
 
 
-@pytest.mark.parametrize("alpha", [0, -1, float("nan")])
+def test_mixup_works_in_a_functional_model():
+    inputs = keras.Input((4, 4, 1)), keras.Input((), dtype="int32")
+    outputs = augment.MixUp(classes=3, dtype="mixed_bfloat16")(*inputs)
+    assert [tuple(output.shape) for output in outputs] == [(None, 4, 4, 1), (None, 3)]
+    assert [keras.backend.standardize_dtype(output.dtype) for output in outputs] == ["bfloat16", "float32"]
+    labels = keras.Model(inputs, outputs)([np.ones((2, 4, 4, 1)), np.array([0, 2])], training=False)[1]
+    assert np.array_equal(labels, np.eye(3)[[0, 2]])
+
+
+@pytest.mark.parametrize("alpha", [0, -1, float("nan"), float("inf")])
 def test_mixup_refuses_an_alpha_that_is_no_distribution(alpha):
     with pytest.raises(ValueError, match="alpha="):
         augment.MixUp(alpha)
 
 
-def test_mixup_in_a_pipeline_repeats_and_trains():
+def test_mixup_in_a_pipeline_repeats_and_trains(tf):
     images, labels = pictures(40, 4, 4, 1), np.arange(40) % 4
 
     def batches():
@@ -347,7 +373,7 @@ def test_mixup_in_a_pipeline_repeats_and_trains():
     assert next(iter(mapped))[1].shape == (8, 4)
 
 
-def test_mixup_without_labels_is_refused():
+def test_mixup_without_labels_is_refused(tf):
     with pytest.raises(ValueError, match="give y"):
         data.batches(pictures(4, 4, 4, 1), augment=augment.MixUp())
 
@@ -357,13 +383,13 @@ def test_mixup_without_labels_is_refused():
 
 def test_sample_pairing_averages_pairs_and_mixes_any_class():
     numbers = 2.0 ** np.arange(20)  # a sum of two tells which two
-    paired = augment.SamplePairing(seed=0)(numbers.reshape(20, 1, 1, 1)).numpy().ravel()
+    paired = array(augment.SamplePairing(seed=0)(numbers.reshape(20, 1, 1, 1))).ravel()
     other = 2 * paired - numbers
     assert np.array_equal(np.sort(other), numbers)  # everyone is the partner of one
     assert (other != numbers).sum() > 10
 
 
-def test_sample_pairing_is_turned_on_and_off_where_it_is():
+def test_sample_pairing_is_turned_on_and_off_where_it_is(tf):
     images = pictures(8, 4, 4, 1)
     inside, outside = augment.SamplePairing(seed=0), augment.SamplePairing(seed=0)
     model = keras.Sequential([keras.Input((4, 4, 1)), inside])
@@ -450,7 +476,7 @@ def test_basic_is_a_list_of_kerass_layers_with_a_seed_each():
     assert pipeline.layers[1].factor == pytest.approx((-0.1, 0.1))
     images = pictures(16, 8, 8, 1).astype("float32")
     again = augment.basic(flip="horizontal", rotation=36, shift=0.1, zoom=0.2, seed=5)
-    result = pipeline(images, training=True).numpy()
+    result = array(pipeline(images, training=True))
     assert np.array_equal(again(images, training=True), result) and not np.array_equal(result, images)
     assert np.array_equal(pipeline(images, training=False), images)
 
@@ -480,7 +506,8 @@ def operate(images, name, magnitude):
     layer = rand_augment(operations=(name,))
     chosen = np.zeros(len(images), "int32")
     magnitude = np.full(len(images), magnitude, "float32")
-    return 255 * layer._operate(images.astype("float32") / 255, chosen, magnitude).numpy()
+    given = map(ops.convert_to_tensor, (images.astype("float32") / 255, chosen, magnitude))
+    return 255 * array(layer._operate(*given))
 
 
 @pytest.mark.parametrize("factor", [0.1, 0.7, 1.0, 1.3, 1.9])
@@ -551,7 +578,7 @@ def test_operations_keep_the_range_and_small_magnitudes_do_little(name, channels
 def test_randaugment_chooses_for_every_image_anew():
     image = pictures(1, 12, 12, 3)
     same = np.repeat(image, 200, axis=0)
-    result = rand_augment(count=1, magnitude=0.5, seed=0)(same).numpy().reshape(200, -1)
+    result = array(rand_augment(count=1, magnitude=0.5, seed=0)(same)).reshape(200, -1)
     # Twelve operations that change this image, nine of them in two directions; identity leaves it.
     assert 12 < len(np.unique(result.round(2), axis=0)) <= 25
 
@@ -568,11 +595,11 @@ def test_policy_applies_a_subpolicy_to_each_image_with_its_probabilities():
     images = np.full((4000, 2, 2, 1), 51, "uint8")
     inverted, darker, both = 204, 51 * 0.1, 204 * 0.1
     chosen = policy([[("solarize", 1.0, 1.0)], [("solarize", 0.25, 1.0), ("identity", 1.0, 0.0)]], seed=0)
-    found = chosen(images).numpy()[:, 0, 0, 0]
+    found = array(chosen(images))[:, 0, 0, 0]
     assert set(found.round(1)) == {51, inverted}
     assert np.mean(found > 100) == pytest.approx(0.5 + 0.5 * 0.25, abs=0.04)
     chosen = policy([[("solarize", 0.5, 1.0), ("brightness", 0.5, 1.0)]], seed=0)
-    found = chosen(images).numpy()[:, 0, 0, 0]
+    found = array(chosen(images))[:, 0, 0, 0]
     for value in (darker, both):  # brightness goes down in half of its cases
         assert np.mean(np.abs(found - value) < 0.1) == pytest.approx(0.125, abs=0.03)
 
@@ -606,6 +633,13 @@ def test_policy_applies_a_subpolicy_to_each_image_with_its_probabilities():
 def test_operations_that_make_no_sense_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_images_that_are_not_finite_are_equalized_without_an_error():
+    images = pictures(2, 8, 8, 3).astype("float32")
+    images[0, 0, 0, 0] = np.nan
+    layer = augment.RandAugment(1, operations=("equalize",), value_range=(0, 255), seed=0)
+    assert np.isfinite(array(layer(images))[1]).all()
 
 
 # Policy search
@@ -679,10 +713,31 @@ def test_search_notices_a_folder_that_it_cannot_write_before_the_first_training(
     assert not calls
 
 
+def test_two_searches_in_one_folder_are_refused(tmp_path):
+    def meanwhile(policy):
+        with pytest.raises(RuntimeError, match="another process is searching here"):
+            search(folder=tmp_path, trials=1)
+        return 0.5
+
+    assert search(meanwhile, folder=tmp_path, trials=3).rewards == [0.5] * 3
+    assert search(None, folder=tmp_path, trials=3).rewards == [0.5] * 3
+
+
+def test_search_takes_the_numbers_of_numpy_and_keras(tmp_path):
+    for number in (np.array(0.5), np.float32(0.5), keras.ops.convert_to_tensor(0.5)):
+        given = {"value_range": np.array([0, 255]), "seed": np.int64(1), "folder": tmp_path, "trials": 2}
+        assert search(lambda policy, number=number: number, **given).rewards == [0.5, 0.5]
+    assert search(None, folder=tmp_path, trials=2, seed=1).rewards == [0.5, 0.5]
+    with pytest.raises(TypeError):
+        search(seed=1.7)
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
         ({"trials": 0}, "trials=0"),
+        ({"reward": lambda policy: "0.5"}, "reward returned '0.5'"),
+        ({"reward": lambda policy: np.ones(1)}, "reward returned array"),
         ({"subpolicies": 0}, "subpolicies=0"),
         ({"rate": 0}, "rate=0"),
         ({"operations": ("spin",)}, "spin"),
@@ -726,8 +781,8 @@ def test_smart_augmentation_has_the_loss_of_the_paper():
     model, labels = smart(0.2, 0.5), np.array([0, 1, 2, 0])
     groups = RNG.random((4, 3, 6, 6, 1), dtype="float32")
     found = model.evaluate(groups, labels, verbose=0, return_dict=True)
-    merged, real = model.merge(groups).numpy(), groups[:, 2]
-    said = np.concatenate([model.classifier(images) for images in (merged, real)])
+    merged, real = array(model.merge(groups)), groups[:, 2]
+    said = np.concatenate([array(model.classifier(images)) for images in (merged, real)])
     entropy = -np.log(said[np.arange(8), np.tile(labels, 2)]).mean()
     assert found["loss"] == pytest.approx(0.2 * np.mean((merged - real) ** 2) + 0.5 * entropy, rel=1e-5)
     assert found["accuracy"] == pytest.approx(np.mean(said.argmax(axis=1) == np.tile(labels, 2)))
@@ -738,10 +793,10 @@ def test_smart_augmentation_trains_both_networks_and_validates_on_ordinary_image
     images = np.zeros((30, 6, 6, 1), "float32")
     images[np.arange(30), labels, 2] = 1
     groups = images[augment.same_class(labels, 2)]
-    before = np.mean((model.merge(groups) - images) ** 2)
+    before = np.mean((array(model.merge(groups)) - images) ** 2)
     history = model.fit(groups, labels, epochs=30, verbose=0, validation_data=(images, labels)).history
     assert history["val_accuracy"][-1] == 1
-    assert np.mean((model.merge(groups) - images) ** 2) < 0.8 * before
+    assert np.mean((array(model.merge(groups)) - images) ** 2) < 0.8 * before
     assert model.classifier.predict(images, verbose=0).argmax(axis=1).tolist() == labels.tolist()
 
 
@@ -774,8 +829,10 @@ def test_smart_augmentation_is_saved_with_both_networks(tmp_path):
     model.fit(groups, labels, verbose=0)
     model.save(tmp_path / "smart.keras")
     loaded = keras.saving.load_model(tmp_path / "smart.keras", safe_mode=True)
+    config = model.get_config()
+    assert {augment.SmartAugmentation.from_config(config).k for _ in range(2)} == {2}  # it is left as it was
     assert (loaded.k, loaded.alpha, loaded.beta) == (2, 0.2, 0.5)
-    assert np.array_equal(loaded.merge(groups), model.merge(groups))
+    assert np.array_equal(*(array(one.merge(groups)) for one in (loaded, model)))
     assert loaded.evaluate(groups, labels, verbose=0) == model.evaluate(groups, labels, verbose=0)
 
 
@@ -826,7 +883,7 @@ def assert_same_pictures(names, seed, shape, fill_mode, order):
     images = rng.uniform(0, 255, (6, *shape)).astype("float32")
     parameters = draw(names, 6, rng)
     arguments = {"fill_mode": fill_mode, "cval": 17.0, "interpolation_order": order}
-    ours = from_generator(**arguments).apply_transform(images, parameters).numpy()
+    ours = array(from_generator(**arguments).apply_transform(images, parameters))
     differ = np.abs(ours - old_way(images, parameters, **arguments)) > 0.02
     # Where a pixel falls exactly on a border, or between two pixels, rounding decides which one is meant.
     assert differ.mean() < (0.03 if fill_mode in ("constant", "wrap") or order == 0 else 1e-12)
@@ -855,14 +912,14 @@ def test_brightness_is_the_old_one_but_for_its_rounding(low, high):
     images = RNG.uniform(low, high, (5, 6, 7, 3)).astype("float32")
     factors = np.array([0, 0.3, 1, 1.4, 2.5])
     theirs = old_way(images, {"brightness": factors})
-    ours = from_generator().apply_transform(images, {"brightness": factors}).numpy()
+    ours = array(from_generator().apply_transform(images, {"brightness": factors}))
     step = (high - low) / 255
     assert np.abs(ours - theirs).max() <= (factors.max() + 1) * step + 1e-3
 
 
 def test_brightness_works_on_images_up_to_one_where_the_old_class_turns_them_black():
     images = RNG.uniform(0, 1, (3, 6, 6, 1)).astype("float32")
-    ours = from_generator().apply_transform(images, {"brightness": 0.5}).numpy()
+    ours = array(from_generator().apply_transform(images, {"brightness": 0.5}))
     np.testing.assert_allclose(ours, images / 2, atol=1e-6)
     assert old_way(images, {"brightness": np.full(3, 0.5)}).max() == 0
 
@@ -871,7 +928,7 @@ def test_where_the_old_class_says_width_images_move_up_and_down():
     dot = np.zeros((1, 9, 9, 1), "float32")
     dot[0, 4, 4, 0] = 1
     moved = from_generator(width_shift_range=[2.0], fill_mode="constant", seed=0)(np.repeat(dot, 20, axis=0))
-    rows, columns = np.nonzero(moved.numpy().sum(axis=(0, 3)))
+    rows, columns = np.nonzero(array(moved).sum(axis=(0, 3)))
     assert set(rows) == {2, 6} and set(columns) == {4}
 
 
@@ -948,7 +1005,7 @@ def test_fit_measures_augmented_images_if_told_to():
 def test_whitening_leaves_out_what_never_varies():
     images = pictures(200, 3, 3, 1).astype("float32")
     images[:, 0] = images[:, 1]
-    white = from_generator(zca_whitening=True).fit(images)(images).numpy().reshape(200, -1)
+    white = array(from_generator(zca_whitening=True).fit(images)(images)).reshape(200, -1)
     assert np.isfinite(white).all() and np.abs(white).max() < 10
 
 
@@ -959,6 +1016,22 @@ def test_statistics_are_saved_with_the_model(arguments, tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
     assert np.array_equal(loaded.predict(images, verbose=0), model.predict(images, verbose=0))
+
+
+def test_images_are_standardized_each_in_half_precision():
+    images = np.zeros((1, 64, 64, 3), "uint8")
+    images[:, 32:] = 255
+    layer = from_generator(samplewise_std_normalization=True, dtype="mixed_float16")
+    found = array(layer(images, training=False))
+    np.testing.assert_allclose(found[0, [0, -1], 0, 0], [-1, 1], rtol=1e-3)
+
+
+def test_numbers_of_numpy_are_kept_as_pythons_own():
+    given = {"rotation_range": np.float32(20), "zoom_range": np.array(0.25), "rescale": np.float64(0.5)}
+    layer = from_generator(**given, brightness_range=np.array([0.5, 1.5]))
+    same = from_generator(rotation_range=20, zoom_range=0.25, rescale=0.5, brightness_range=(0.5, 1.5))
+    ours, theirs = (json.loads(json.dumps(each.get_config()["arguments"])) for each in (layer, same))
+    assert ours == theirs
 
 
 @pytest.mark.parametrize("name", ["featurewise_center", "featurewise_std_normalization", "zca_whitening"])
@@ -973,6 +1046,11 @@ def test_statistics_that_were_not_measured_are_an_error(name):
 def test_fit_refuses_what_has_no_statistics(images):
     with pytest.raises(ValueError, match="must be finite numbers"):
         from_generator(featurewise_center=True).fit(images)
+
+
+def test_fit_refuses_no_rounds():
+    with pytest.raises(ValueError, match="rounds=0"):
+        from_generator(featurewise_center=True).fit(pictures(2, 4, 4, 1), augment=True, rounds=0)
 
 
 @pytest.mark.parametrize(
@@ -1049,7 +1127,7 @@ def test_arguments_that_change_nothing_are_accepted():
     assert np.array_equal(from_generator()(images), images)
 
 
-def test_a_layer_takes_images_of_any_size():
+def test_a_layer_takes_images_of_any_size(tf):
     layer = from_generator(rotation_range=30, fill_mode="reflect", seed=0)
     sizes = tf.data.Dataset.from_generator(
         lambda: (pictures(2, n, n + 1, 3) for n in (4, 7)),

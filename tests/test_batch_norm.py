@@ -38,12 +38,13 @@ def keras_layer(shape, gamma, beta, epsilon=1e-3, dtype="float32"):
 def test_forward_agrees_with_keras(shape):
     x, gamma, beta, _ = example(shape)
     y, _ = batch_norm(x, gamma, beta)
-    np.testing.assert_allclose(y, keras_layer(x.shape, gamma, beta)(x, training=True), rtol=0, atol=1e-5)
+    theirs = keras.ops.convert_to_numpy(keras_layer(x.shape, gamma, beta)(x, training=True))
+    np.testing.assert_allclose(y, theirs, rtol=0, atol=1e-5)
     assert y.dtype == np.float32
 
 
 @given(st.lists(st.integers(1, 5), min_size=2, max_size=5), st.floats(1e-6, 1), st.integers(0, 99))
-def test_forward_agrees_with_keras_for_any_shape_and_epsilon(shape, epsilon, seed):
+def test_forward_agrees_with_keras_for_any_shape_and_epsilon(tf, shape, epsilon, seed):
     x, gamma, beta, _ = example(tuple(shape), np.float64, seed)
     y, _ = batch_norm(x, gamma, beta, epsilon)
     theirs = keras_layer(x.shape, gamma, beta, epsilon, "float64")(x, training=True)
@@ -88,9 +89,7 @@ def test_types_other_than_float64_give_float32(dtype):
 
 
 @ranks
-def test_backward_agrees_with_autodiff(shape):
-    import tensorflow as tf
-
+def test_backward_agrees_with_autodiff(tf, shape):
     x, gamma, beta, dy = example(shape, np.float64)
     layer, x_in = keras_layer(x.shape, gamma, beta, dtype="float64"), tf.constant(x)
     with tf.GradientTape() as tape:
@@ -200,7 +199,7 @@ def predictions(model, seed=1):
     rng = np.random.default_rng(seed)
     inputs = {t.name: rng.normal(size=(5, *t.shape[1:])).astype("float32") for t in model.inputs}
     outputs = model(inputs if len(inputs) > 1 else next(iter(inputs.values())), training=False)
-    return [np.array(output) for output in keras.tree.flatten(outputs)]
+    return [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(outputs)]
 
 
 def check_same(model, folded):
@@ -306,8 +305,8 @@ def test_models_that_branch_or_nest_are_folded(make, count, tmp_path):
 
 def test_named_inputs_and_outputs_stay_named():
     folded = fold_batch_norm(shaken(operations_and_two_outputs()))
-    assert list(folded.input) == ["one", "two"]
-    assert list(folded.output) == ["mixed", "left"]
+    assert sorted(folded.input) == ["one", "two"]
+    assert sorted(folded.output) == ["left", "mixed"]
 
 
 def test_the_model_itself_stays_as_it_was():

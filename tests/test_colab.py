@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from IPython.core.inputtransformer2 import TransformerManager
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+pytestmark = pytest.mark.usefixtures("tf")
 ROOT = Path(__file__).resolve().parents[1]
 URL = "https://github.com/example/evakeras"
 PNG = "iVBORw0KGgoAAAANSUhEUg=="

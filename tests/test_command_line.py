@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import pyproject
 
 import evakeras
 from evakeras import _assignment, _copy, _doctor
@@ -84,7 +85,7 @@ def findings(text):
     return pairs, problems
 
 
-def test_doctor_finds_nothing_wrong_here(tmp_path):
+def test_doctor_finds_nothing_wrong_here(tf, tmp_path):
     done = command("doctor", cwd=tmp_path)
     pairs, problems = findings(done.stdout)
     assert done.returncode == 0 and not problems, done.stdout + done.stderr
@@ -131,6 +132,13 @@ def test_doctor_says_what_to_do_about_tensorflow(tmp_path, file, code, words):
     assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr
     assert len(problems) == 1, done.stdout
     assert all(word in problems[0] for word in words), problems
+
+
+def test_doctor_does_not_wait_for_ever(monkeypatch):
+    monkeypatch.setattr(_doctor, "PATIENCE", 0.2)
+    monkeypatch.setattr(_doctor, "CODE", "import time; time.sleep(600)")
+    ((level, text),) = _doctor._probed()
+    assert level == "PROBLEM" and "No answer" in text and "starting Python" in text
 
 
 def test_doctor_names_a_wrong_backend_and_where_it_is_set(tmp_path):
@@ -280,8 +288,7 @@ def test_versions_are_compared_as_numbers(version, versions, expected):
 
 
 def test_ranges_come_from_the_package_itself(monkeypatch):
-    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no TOML reader")
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = pyproject()["project"]
     found = _copy.requirements(extras=False)
     assert found.pop("python") == project["requires-python"]
     assert [f"{name}{versions}" for name, versions in found.items()] == project["dependencies"]
@@ -512,9 +519,16 @@ def test_assignment_that_is_cut_off_leaves_nothing(error, number, tmp_path, monk
     assert len(calls) == number and not list(tmp_path.iterdir())
 
 
+def test_assignment_leaves_a_folder_of_others_alone(tmp_path, capsys):
+    others = tmp_path / f".mine.draft-{os.getpid()}"
+    others.mkdir()
+    (others / "work.txt").touch()
+    refused(capsys, "assignment", tmp_path / "mine")
+    assert (others / "work.txt").exists() and not (tmp_path / "mine").exists()
+
+
 def test_the_templates_travel_with_the_package():
-    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no TOML reader")
-    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    patterns = pyproject()["tool"]["setuptools"]["package-data"]
     packed = {file for pattern in patterns["evakeras"] for file in (ROOT / "evakeras").glob(pattern)}
     for file in (*_assignment.PLAIN, *_assignment.NAMED):
         assert _assignment.TEMPLATES / file in packed
@@ -619,7 +633,7 @@ script("train.py")
 """
 
 
-def test_a_student_does_the_assignment(tmp_path):
+def test_a_student_does_the_assignment(tf, tmp_path):
     """A quick training, interrupted once and then run to its end; after that all else, in one process.
 
     One test, because the training is the long part: spread over processes, each would train.

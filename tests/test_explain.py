@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
 
+from evakeras import augment
 from evakeras.explain import (
     activation_maximization,
     grad_cam,
@@ -421,6 +422,16 @@ def test_randomize_keeps_what_was_adapted_and_predicts_as_before_below(images):
     assert_same(run(whole.layers[0], images), run(model.layers[0], images))
 
 
+def test_randomize_keeps_what_an_augmentation_has_measured(images):
+    measured = augment.from_image_data_generator(featurewise_std_normalization=True).fit(images * 3 + 1)
+    model = draw_weights(keras.Sequential([keras.Input(SHAPE), *parts()]))
+    model = keras.Sequential([keras.Input(SHAPE), measured, model])
+    for layer in ("classes", None):
+        copied = randomize(model, layer, seed=0)
+        assert_same(run(copied.layers[0], images), run(measured, images))
+        assert np.isfinite(copied.predict(images, verbose=0)).all()
+
+
 def test_a_map_of_the_randomized_model_is_another_one(model, images):
     copied = randomize(model, seed=0)
     assert not copied.compiled
@@ -493,7 +504,7 @@ def test_the_same_network_gives_the_same_maps_however_it_is_built(function, make
     other = make()
     ours = [weight for weight in other.weights if "seed" not in weight.name]
     for mine, theirs in zip(ours, model.weights, strict=True):
-        mine.assign(theirs)
+        mine.assign(theirs.numpy())  # not the variable: on JAX both would share one memory
     assert_same(run(other, images), run(model, images))
     for index in (None, 1):
         assert_same(maps_of(function, other, images, index), maps_of(function, model, images, index), 1e-4)
@@ -674,6 +685,15 @@ def test_the_model_stays_as_it_is(images):
     model.fit(images, np.array([0, 1, 2, 0, 1]), verbose=0)  # goes on
 
 
+def test_layers_that_are_made_later_have_the_names_that_they_would_have(model, images):
+    def number():
+        return int(layers.Lambda(lambda x: x).name.removeprefix("lambda").removeprefix("_") or 0)
+
+    before = number()
+    saliency(model, images)
+    assert number() == before + 1
+
+
 def test_the_models_of_the_course_can_be_explained():
     from evakeras.models import build
 
@@ -689,8 +709,7 @@ def test_the_models_of_the_course_can_be_explained():
 # Agreement with tf-keras-vis
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf-keras-vis needs TensorFlow")
-def test_saliency_and_grad_cam_agree_with_tf_keras_vis(images):
+def test_saliency_and_grad_cam_agree_with_tf_keras_vis(tf, images):
     pytest.importorskip("tf_keras_vis", reason="tf-keras-vis is not installed")
     from tf_keras_vis.gradcam import Gradcam
     from tf_keras_vis.saliency import Saliency
@@ -882,7 +901,7 @@ def test_a_layer_that_is_called_twice_is_refused(images):
     assert saliency(unclear, images, score="output").any()
 
 
-def test_occlusion_compiles_a_model_once(images):
+def test_occlusion_compiles_a_model_once(tf, images):
     model = draw_weights(keras.Sequential([keras.Input(SHAPE), *parts(), layers.Softmax()]))
     traces = []
     model.layers[0].call = lambda x, call=model.layers[0].call: traces.append(x.shape) or call(x)

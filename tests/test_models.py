@@ -132,7 +132,7 @@ def test_a_recipe_refuses_what_it_does_not_know(arguments, message):
 def test_model_gives_probabilities_for_any_size_and_number_of_classes(name, input_shape, classes):
     model = build(name, input_shape=input_shape, classes=classes)
     images = np.random.default_rng(0).random((3, *input_shape), dtype=np.float32)
-    found = model(images).numpy()
+    found = keras.ops.convert_to_numpy(model(images))
     assert found.shape == (3, classes)
     assert (found > 0).all()
     np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
@@ -174,7 +174,7 @@ def test_model_survives_saving(name, tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
     images = np.random.default_rng(0).random((2, 28, 28, 1), dtype=np.float32)
-    assert np.array_equal(loaded(images).numpy(), model(images).numpy())
+    assert np.array_equal(*map(keras.ops.convert_to_numpy, (loaded(images), model(images))))
     assert len(loaded.losses) == len(model.losses)
 
 
@@ -339,6 +339,44 @@ def test_receptive_field_is_one_number_where_both_directions_agree():
     assert wide[1:] == ((1, 3), (1, 2), (1, 2), (3, 5), (18, 8), 4, 3 * 4 * 4 + 4)
 
 
+def test_receptive_field_knows_layers_that_work_on_each_point_alone():
+    points = [
+        layers.Normalization(mean=0.0, variance=1.0),
+        layers.Normalization(axis=None, mean=0.0, variance=1.0),
+        layers.BatchNormalization(axis=3),
+        layers.Softmax(axis=[-1]),
+        layers.PReLU(),
+    ]
+    rows = receptive_field(keras.Sequential([keras.Input((8, 8, 1)), *points, layers.Conv2D(2, 3)]))
+    assert [row.receptive_field for row in rows] == [1] * len(points) + [3]
+    with pytest.raises(ValueError, match="no rule for a Normalization layer"):
+        across = layers.Normalization(axis=1, mean=np.zeros(8), variance=np.ones(8))
+        receptive_field(keras.Sequential([keras.Input((8, 8, 1)), across]))
+
+
+def test_models_take_channels_last_whatever_keras_is_set_to():
+    keras.config.set_image_data_format("channels_first")
+    try:
+        shapes = [build(name).output_shape for name in ("fast", "ninth")]
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    assert shapes == [(None, 10)] * 2
+
+
+def test_numbers_may_be_those_of_numpy():
+    options = {
+        "input_shape": tuple(np.array([14, 14, 3])),
+        "classes": np.int64(3),
+        "dropout": np.float32(0.5),
+    }
+    found = compiled("fast", np.int64(300), epochs=np.uint8(2), **options)
+    expected = compiled("fast", 300, epochs=2, input_shape=(14, 14, 3), classes=3, dropout=0.5)
+    rates = [each.optimizer.get_config()["learning_rate"] for each in (found, expected)]
+    assert rates[0] == rates[1]
+    for ours, theirs in zip(found.layers, expected.layers, strict=True):
+        assert ours.get_config() == theirs.get_config()
+
+
 def nested(inner):
     return keras.Sequential([keras.Input((20, 20, 1)), inner, layers.Conv2D(2, 3)])
 
@@ -433,8 +471,7 @@ def test_receptive_field_refuses_what_is_not_a_known_chain(make):
 
 
 @pytest.mark.parametrize("name", ["first", "third", "eighth", "fast"])
-def test_receptive_field_is_the_one_that_gradients_reach(name):
-    tf = pytest.importorskip("tensorflow")
+def test_receptive_field_is_the_one_that_gradients_reach(tf, name):
     model = build(name)
     for weight in model.trainable_weights:
         weight.assign(np.abs(weight.numpy()) + 0.01)  # positive everywhere: no ReLU cuts the gradient off

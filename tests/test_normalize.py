@@ -11,6 +11,7 @@ from conftest import readable
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from keras.src.legacy.preprocessing.image import ImageDataGenerator  # which TensorFlow has, too
 from PIL import Image, ImageOps
 from skimage import exposure
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
@@ -125,8 +126,6 @@ def test_statistics_do_not_depend_on_how_images_are_batched(images, sizes):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_statistics_take_every_kind_of_input(dtype, tmp_path):
-    import tensorflow as tf
-
     images = random_images(dtype=dtype)
     on_disk = np.memmap(tmp_path / "images", dtype, "w+", shape=images.shape)
     on_disk[:] = images
@@ -135,8 +134,7 @@ def test_statistics_take_every_kind_of_input(dtype, tmp_path):
         [images],
         (images[:2], images[2:]),
         (image[np.newaxis] for image in images),
-        tf.data.Dataset.from_tensor_slices(images).batch(3),
-        tf.constant(images),
+        keras.ops.convert_to_tensor(images),
         images[::-1, :, ::-1],
         np.asfortranarray(images),
     ]
@@ -146,6 +144,12 @@ def test_statistics_take_every_kind_of_input(dtype, tmp_path):
         np.testing.assert_allclose(found.mean, mean, rtol=1e-13)
         np.testing.assert_allclose(found.std, std, rtol=1e-13)
         assert found.count == 7 * 6 * 5
+
+
+def test_statistics_take_a_pipeline(tf):
+    images = random_images()
+    found = image_statistics(tf.data.Dataset.from_tensor_slices(images).batch(3))
+    np.testing.assert_allclose([found.mean, found.std], exact_statistics(images), rtol=1e-13)
 
 
 def test_statistics_leave_the_images_unchanged():
@@ -165,8 +169,6 @@ def peak_memory(function):
 
 
 def test_statistics_need_a_fortieth_of_the_memory_of_image_data_generator(mnist):
-    from tensorflow.keras.preprocessing.image import ImageDataGenerator
-
     generator = ImageDataGenerator(featurewise_center=True, featurewise_std_normalization=True)
     theirs = peak_memory(lambda: generator.fit(mnist.x_train))
     ours = peak_memory(lambda: image_statistics(mnist.x_train))
@@ -468,10 +470,15 @@ def test_standardization_layer_survives_saving(tmp_path):
     model = keras.Sequential([keras.Input((6, 5, 3)), layer])
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
-    assert np.array_equal(loaded(images).numpy(), model(images).numpy())
-    np.testing.assert_allclose(loaded(images).numpy(), normalize.standardize(images), atol=1e-5)
+    assert np.array_equal(loaded(images), model(images))
+    np.testing.assert_allclose(loaded(images), normalize.standardize(images), atol=1e-5)
 
 
 def test_standardization_layer_refuses_a_constant_channel():
     with pytest.raises(ValueError, match="std"):
         normalize.standardization_layer(ImageStatistics(np.array([5.0, 5.0]), np.array([1.0, 0.0]), 10))
+
+
+def test_standardization_layer_refuses_what_keras_would_not_divide_by():
+    with pytest.raises(ValueError, match="below 1e-07"):
+        normalize.standardization_layer(ImageStatistics(np.array([0.0]), np.array([1e-9]), 10))

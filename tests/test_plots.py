@@ -104,6 +104,8 @@ def test_grid_of_constant_images_can_be_drawn():
         ({"images": np.zeros((2, 3))}, "number 0"),
         ({"images": [np.zeros((2, 2)), np.full((2, 2), np.nan)]}, "number 1 holds NaN"),
         ({"images": np.zeros((2, 4, 4)), "titles": ["one"]}, "1 texts for 2 images"),
+        ({"images": np.zeros((2, 4, 4)), "columns": -1}, "columns=-1"),
+        ({"images": np.zeros((2, 4, 4)), "columns": 2.0}, "columns=2.0"),
         ({"images": np.zeros((2, 4, 4)), "value_range": (1, 1)}, "value_range"),
         ({"images": np.zeros((2, 4, 4)), "value_range": (0, np.nan)}, "value_range"),
     ],

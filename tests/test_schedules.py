@@ -171,6 +171,12 @@ def test_one_cycle_refuses_a_broken_number_of_steps():
         train.OneCycle(0.1, steps=10.5)
 
 
+@pytest.mark.parametrize("steps", [math.inf, math.nan, None, "a"])
+def test_one_cycle_refuses_what_is_no_number(steps):
+    with pytest.raises(ValueError, match=f"steps={steps!r}"):
+        train.OneCycle(0.1, steps=steps)
+
+
 # LearningRateRangeTest
 
 
@@ -214,7 +220,7 @@ def make_hard():
             layers.GaussianNoise(0.1),
             layers.Dense(8, "relu"),
             layers.BatchNormalization(),
-            layers.Dropout(0.4),
+            layers.Dropout(0.4, seed=1),  # without a seed it would draw from PyTorch itself
             layers.Dense(3, "softmax"),
         ]
     )
@@ -331,6 +337,13 @@ def test_range_test_works_where_the_loss_is_scaled():
 def test_range_test_refuses_a_schedule(optimizer):
     with pytest.raises(ValueError, match="learning rate is a schedule"):
         fit(make(optimizer()), epochs=9, callbacks=[train.LearningRateRangeTest(steps=5)])
+
+
+def test_range_test_refuses_several_steps_per_execution(tf):
+    model = make_line()
+    model.compile("sgd", "mse", steps_per_execution=4)
+    with pytest.raises(ValueError, match="steps_per_execution=4; expected 1"):
+        fit(model, X, X.sum(1), callbacks=[train.LearningRateRangeTest(steps=5)])
 
 
 def test_range_test_refuses_too_few_batches():

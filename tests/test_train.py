@@ -154,6 +154,7 @@ def test_run_keeps_its_state_and_the_last_model_only(whole):
 def test_run_trains_on_every_image_once_per_epoch(tmp_path):
     seen = []
 
+    @keras.saving.register_keras_serializable(package="test")
     class Recorder(keras.Sequential):
         def train_step(self, batch):
             seen.append(np.ravel(batch[0]))
@@ -228,7 +229,7 @@ def test_run_of_a_graph_interrupted_between_epochs_ends_with_the_same_bits(tmp_p
 
 @pytest.mark.parametrize(
     "owner, name, number",
-    [(keras.Model, "save", 2), (os, "replace", 4), (Path, "unlink", 2)],
+    [(keras.Model, "save", 3), (os, "replace", 4), (Path, "unlink", 3)],  # the first tries out the model
     ids=["trained but not saved", "saved without its state", "old model not removed"],
 )
 def test_run_interrupted_while_writing_ends_with_the_same_bits(owner, name, number, whole, tmp_path):
@@ -547,6 +548,169 @@ def test_mixup_trains_in_a_study(tmp_path, capfd):
         )
 
 
+def test_every_run_begins_with_the_weights_of_the_augmentation_that_were_given(tmp_path, capfd):
+    def pairing():
+        layer = augment.SamplePairing(seed=0)
+        schedule = augment.SamplePairingSchedule(0, 1, on=1, off=0, layer=layer)  # off in the second epoch
+        return layer, study(tmp_path, {"a": make_tiny}, epochs=2, augment=layer, callbacks=[schedule])["a"]
+
+    layer, first = pairing()
+    assert float(layer.share) == 1.0 and not first[1].read_back
+    assert all(run.read_back for run in pairing()[1])
+
+
+@keras.saving.register_keras_serializable(package="test")
+class Shrinking(Darker):
+    def call(self, images, training=True):
+        return images[:, 1:] if not training else super().call(images, training)
+
+
+def test_augmentation_is_tried_on_more_than_the_first_images(tmp_path):
+    black = np.where(np.arange(40)[:, None, None, None] < 2, 0, X)
+    for layer in (augment.from_image_data_generator(rescale=1 / 255), Shrinking()):
+        with pytest.raises(ValueError, match="put it into the model"):
+            go(tmp_path, make_tiny, x=black, augment=layer)
+
+
+def test_augmentation_is_built_as_in_the_runs_that_are_kept_already(tmp_path):
+    layer = augment.from_image_data_generator(rotation_range=5)
+    go(tmp_path, make_tiny, epochs=1, augment=layer)
+    assert layer.get_build_config()["input_shape"][0] == 2
+
+
+# What could not be kept
+
+
+class Unregistered(layers.Dense):
+    pass
+
+
+def ended(last):
+    model = keras.Sequential([keras.Input((6, 6, 1)), layers.Flatten(), layers.Dense(3, "softmax"), last])
+    model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
+    return model
+
+
+@pytest.mark.parametrize(
+    "last", [lambda: layers.Lambda(lambda x: 2 * x), lambda: Unregistered(3)], ids=["lambda", "unregistered"]
+)
+def test_a_model_that_cannot_be_loaded_is_refused_before_it_is_trained(last, tmp_path, monkeypatch):
+    monkeypatch.setattr(keras.Model, "fit", None)
+    with pytest.raises(ValueError, match=r"could not be loaded again.*register_keras_serializable"):
+        go(tmp_path, lambda: ended(last()))
+    assert not snapshot(tmp_path)
+
+
+def test_a_model_of_an_unknown_layer_is_named_when_it_is_loaded(tmp_path):
+    ended(Unregistered(3)).save(tmp_path / "epoch-01.keras")
+    with pytest.raises(ValueError, match=r"epoch-01\.keras cannot be loaded: .*Unregistered"):
+        train.Run("a", 0, {"loss": [1.0]}, [1.0], tmp_path).model()
+
+
+def test_every_generator_of_random_numbers_gets_its_own_in_every_epoch():
+    # They are known by the names that Keras gives their variables; were those others, nothing would repeat.
+    found = [v for v in make().variables if v.path.endswith("seed_generator_state")]
+    assert len(found) == 2  # of the random flip and of the dropout
+
+
+def test_a_configuration_that_holds_an_address_is_refused(tmp_path):
+    class Own(keras.Model):
+        def call(self, x):
+            return keras.ops.softmax(keras.ops.mean(x, (1, 3))[:, :3])
+
+        def get_config(self):
+            return {"value": object()}
+
+    def build():
+        model = Own()
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        model(X[:1])
+        return model
+
+    with pytest.raises(ValueError, match=r"the configuration holds <object object.*give it a get_config"):
+        go(tmp_path / "new", build)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_state_too_large_to_be_read_is_refused_before_the_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(keras.Model, "fit", None)
+    with pytest.raises(ValueError, match="of which at most 1,000 are read again"):
+        go(tmp_path, make_tiny)
+    assert not snapshot(tmp_path)
+
+
+def test_ctrl_c_while_writing_leaves_no_draft(tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_call(patch, os, "replace", 1)
+        with pytest.raises(KeyboardInterrupt):
+            go(tmp_path, make_tiny)
+    assert not snapshot(tmp_path)
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise NotImplementedError
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with pytest.raises(RuntimeError, match="a file system without locks"):
+        go(tmp_path, make_tiny)
+
+
+def test_precision_that_was_set_holds_in_a_run_and_after_it(tmp_path):
+    found = []
+
+    def build():
+        found.append(keras.config.dtype_policy().name)
+        return make_tiny()
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        go(tmp_path, build, epochs=1)
+        assert [*found, keras.config.dtype_policy().name] == ["mixed_bfloat16"] * 2
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def test_numbers_may_be_those_of_numpy(tmp_path):
+    first = go(tmp_path, make_tiny, epochs=1)
+    numbers = {"epochs": np.int64(1), "seed": np.uint8(3), "batch_size": np.int32(16)}
+    again = go(tmp_path, make_tiny, **numbers)
+    assert again.read_back and again.history == first.history
+
+
+@pytest.mark.parametrize(
+    "other", [lambda epoch: 0.2, lambda epoch, rate: rate / 3], ids=["epoch", "epoch and rate"]
+)
+def test_another_schedule_of_the_learning_rate_is_another_configuration(other, tmp_path):
+    def scheduler(schedule):
+        return [keras.callbacks.LearningRateScheduler(schedule)]
+
+    go(tmp_path, make_tiny, callbacks=scheduler(lambda epoch: 0.1))
+    assert go(tmp_path, make_tiny, callbacks=scheduler(lambda epoch: 0.2 / 2)).read_back
+    with pytest.raises(ValueError, match=r"callbacks\[0\]\.rates"):
+        go(tmp_path, make_tiny, callbacks=scheduler(other))
+
+
+@keras.saving.register_keras_serializable(package="test")
+class Named(keras.losses.SparseCategoricalCrossentropy):
+    """A loss whose name is an argument that decides."""
+
+
+def test_names_of_losses_are_part_of_the_configuration_and_those_of_layers_not(tmp_path):
+    def build(loss="a", layer="b"):
+        inputs = [keras.Input((6, 6, 1)), layers.Flatten()]
+        model = keras.Sequential([*inputs, layers.Dense(3, "softmax", name=layer)])
+        model.compile("sgd", Named(name=loss), run_eagerly=True)
+        return model
+
+    go(tmp_path, build, epochs=1)
+    assert go(tmp_path, lambda: build(layer="c"), epochs=1).read_back
+    with pytest.raises(ValueError, match="name was 'a', is now 'c'"):
+        go(tmp_path, lambda: build(loss="c"), epochs=1)
+
+
 # Other configurations, damaged files
 
 
@@ -690,6 +854,8 @@ def make_without_input():
         ({"build": lambda: make_tiny(optimizer=average(ema_overwrite_frequency=2))}, "use_ema"),
         ({"build": lambda: make_tiny(optimizer=keras.optimizers.LossScaleOptimizer(average()))}, "use_ema"),
         ({"build": make_without_input}, "keras.Input"),
+        ({"seed": -3}, "at least 0"),
+        ({"seed": 0.5}, "whole numbers"),
         ({"strategy": "mirrored"}, "strategy='mirrored'"),
         ({"augment": layers.RandomFlip}, "goes into the model"),
         ({"augment": partial(augment.from_image_data_generator, rescale=1 / 255)}, "rescale or standardize"),
@@ -705,7 +871,8 @@ def make_without_input():
         ({"validation_data": (X * np.nan, Y)}, "validation_data.*NaN"),
     ],
     ids=["no epochs", "negative epochs", "empty batches", "not compiled", "moving average of weights",
-         "one that overwrites", "one inside another optimizer", "no input", "strategy",
+         "one that overwrites", "one inside another optimizer", "no input", "negative seed", "half a seed",
+         "strategy",
          "augmentation that does not repeat", "augmentation that validation needs too",
          "share to validate", "no images",
          "few labels", "one label", "NaN", "infinity", "few validation labels", "no validation images",
@@ -717,9 +884,7 @@ def test_bad_arguments_are_refused_before_anything_is_written(changes, message, 
     assert not (tmp_path / "new").exists()
 
 
-def test_a_dataset_is_refused(tmp_path):
-    import tensorflow as tf  # here: test_train_killed forks from a process in which no op has run
-
+def test_a_dataset_is_refused(tf, tmp_path):
     with pytest.raises(ValueError, match=r"x and y: a tf\.data\.Dataset has no fixed order"):
         go(tmp_path / "new", x=tf.data.Dataset.from_tensors(X))
     assert not (tmp_path / "new").exists()

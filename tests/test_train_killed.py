@@ -22,6 +22,7 @@ from evakeras import train
 
 if "forkserver" not in multiprocessing.get_all_start_methods():
     pytest.skip("this system cannot fork", allow_module_level=True)
+pytestmark = pytest.mark.usefixtures("tf")  # PyTorch hangs where it is forked, and JAX may
 CONTEXT = multiprocessing.get_context("forkserver")
 HERE = Path(__file__).parent
 PATIENCE = 300  # seconds; nothing takes that long, but a test must not hang
@@ -350,7 +351,6 @@ def test_full_disk_at_the_state_keeps_the_epoch_before(whole, tmp_path):
     assert is_same(outcome(tmp_path), whole[0])
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="strategies are TensorFlow's")
 def test_strategy_trains_like_one_device_and_goes_on_with_the_same_bits(tmp_path):
     with Child(train_on_two_devices, tmp_path) as child:
         without, within = child.end()
