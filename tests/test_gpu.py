@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def say(*command, folder, **environment):
     """What a command says that fails, with programs from `folder` alone."""
-    environment = os.environ | {"PATH": str(folder), "CUDA_VISIBLE_DEVICES": "-1"} | environment
+    plain = {name: value for name, value in os.environ.items() if "MAKE" not in name and name != "MFLAGS"}
+    environment = plain | {"PATH": str(folder), "CUDA_VISIBLE_DEVICES": "-1"} | environment
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode != 0 and done.stdout == ""
     return done.stderr
