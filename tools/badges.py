@@ -12,13 +12,13 @@ import sys
 from pathlib import Path
 
 import nbformat
+from listing import ROOT, notebooks
 
 try:
     import tomllib
 except ModuleNotFoundError:  # Python 3.10, where JupyterLab brings the same reader under its old name
     import tomli as tomllib
 
-ROOT = Path(__file__).resolve().parent.parent
 BRANCH = "main"
 COLAB = "https://colab.research.google.com"
 BLOCK = re.compile(r"<!-- colab -->.*?<!-- end colab -->", re.S)
@@ -32,7 +32,7 @@ def main(arguments=None):
     if not url:
         print('No badges: pyproject.toml has no [project.urls] Repository = "https://github.com/OWNER/NAME".')
         return 1
-    changed = [file for file in notebooks(root) if badge_notebook(file, root, url)]
+    changed = [file for file in notebooks(root / "notebooks") if badge_notebook(file, root, url)]
     changed += [file for file in [root / "README.md"] if badge_readme(file, url)]
     print(f"{len(changed)} files changed: badges and install lines of {url}")
     return 0
@@ -53,12 +53,6 @@ def repository(root=ROOT):
             f"pyproject.toml: Repository = {url!r} is not of the form https://github.com/OWNER/NAME"
         )
     return url.rstrip("/").removesuffix(".git")
-
-
-def notebooks(root=ROOT):
-    """The sessions, then the solutions."""
-    folder = root / "notebooks"
-    return sorted(folder.glob("[0-9]*.ipynb")) + sorted(folder.glob("solutions/[0-9]*.ipynb"))
 
 
 def badge_notebook(file, root, url):

@@ -7,11 +7,11 @@ find in the printed outputs of the session's cells with the tag `claim-ID` or `r
 
 import json
 import re
-from pathlib import Path
 
+import listing
 import nbformat
+from listing import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 VERDICTS = ("holds", "holds if", "wrong")
 TOPICS = {
     "C": "Convolution, receptive field, pooling",
@@ -40,7 +40,7 @@ notebooks carry.
 def page(root=ROOT):
     """CLAIMS.md as text. A claim without a tagged cell, verdict or figure is an error; so is a lone tag."""
     claims = json.loads((root / "assets" / "claims.json").read_text(encoding="utf-8"))
-    sessions = [Session(file) for file in sorted((root / "notebooks").glob("[0-9]*.ipynb"))]
+    sessions = [Session(file) for file in listing.sessions(root / "notebooks")]
     orphans = {tag for session in sessions for tag in session.tagged} - {claim["id"] for claim in claims}
     if orphans:
         raise SystemExit(

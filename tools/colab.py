@@ -15,8 +15,9 @@ import sys
 from pathlib import Path
 
 import nbformat
-from badges import BRANCH, ROOT, notebooks, project, repository, without_block
+from badges import BRANCH, project, repository, without_block
 from IPython.core.inputtransformer2 import TransformerManager
+from listing import ROOT, notebooks
 
 IMPORTED_AS = {"pillow": "PIL", "scikit-learn": "sklearn"}  # where the package is not called as its module
 LINK = re.compile(r"(?<!!)\[([^]]*)\]\(([^)\s]+)\)")

@@ -19,13 +19,12 @@ from pathlib import Path
 import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
 from latex2mathml.converter import convert
+from listing import NOTEBOOKS, ROOT, chosen, notebooks, sessions
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
-ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = ROOT / "notebooks"
 COVER = "attachment:cover.png"
 UNDESCRIBED = "No description has been provided for this image"
 TITLES, AXES = {"title", "titles", "suptitle"}, {"xlabel", "ylabel"}  # words of Matplotlib and of plots.py
@@ -41,7 +40,8 @@ def main():
     announce_data(options.full)
     options.folder.mkdir(parents=True, exist_ok=True)
     failed, cards, start = [], [], time.perf_counter()
-    for file in chosen(options.only, with_solutions=options.in_place):
+    files = notebooks() if options.in_place else sessions()  # solutions only where their outputs are kept
+    for file in chosen(files, options.only):
         notebook, error, seconds = execute(file)
         if error:
             failed.append(file.stem)
@@ -69,18 +69,6 @@ def parse():
     if options.in_place and not options.full:
         parser.error("--in-place needs --full: committed outputs come from full runs")
     return options
-
-
-def chosen(only, with_solutions):
-    """The notebooks to execute; solutions only where their outputs are to be kept."""
-    files = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
-    if with_solutions:
-        files += sorted(NOTEBOOKS.glob("solutions/*.ipynb"))
-    if only:
-        files = [file for file in files if file.name.startswith(tuple(only))]
-        if not files:
-            sys.exit(f"No session begins with {' or '.join(only)}.")
-    return files
 
 
 def announce_data(full):

@@ -9,9 +9,8 @@ The notebooks run as copies: what a GPU trained must not be read back where `mak
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
-NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+from listing import NOTEBOOKS
 
 
 def main(folder=None):

@@ -15,8 +15,9 @@ import time
 from pathlib import Path
 
 import nbformat
-from badges import ROOT, notebooks, without_block
+from badges import without_block
 from course import COVER, described, title
+from listing import ROOT, notebooks, sessions
 from sphinx.cmd.build import build_main
 
 PAGES = {
@@ -55,10 +56,6 @@ def main():
         shutil.copy(file, folder / "_sources" / file.relative_to(ROOT))
     pages = len(list(folder.rglob("*.html")))
     print(f"{pages} pages in {time.perf_counter() - start:.0f} s. Open {folder / 'index.html'}")
-
-
-def sessions():
-    return [file for file in notebooks() if file.parent.name == "notebooks"]
 
 
 def lay_out(source):

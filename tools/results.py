@@ -10,12 +10,11 @@ import argparse
 import json
 import re
 import sys
-from pathlib import Path
 
 import nbformat
 from claims import page as claims_page
+from listing import ROOT, sessions
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = "application/vnd.evakeras.results+json"
 
 
@@ -45,7 +44,7 @@ def main():
 def generated():
     """Path → text of every file that holds results."""
     results, tables = {}, {}
-    for file in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
+    for file in sessions():
         for data in outputs(file):
             results[data[RESULTS]["session"]] = data[RESULTS]
             tables[data[RESULTS]["session"]] = data["text/markdown"]

@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
+from listing import chosen, notebooks
 from nbclient import NotebookClient
 
 
@@ -28,7 +29,10 @@ def main():
     if options.inside:
         return asyncio.run(execute(options.folder, options.inside, options.limit))
     set_variables()
-    files, start = chosen(options.folder, options.only), time.perf_counter()
+    written, start = notebooks(options.folder), time.perf_counter()
+    if not written:
+        sys.exit(f"No notebooks in {options.folder}: make colab")
+    files = chosen(written, options.only)
     with tempfile.TemporaryDirectory(prefix="evakeras-") as folder:
         python = environment_without_evakeras(Path(folder))
         failed = run_all(python, files, options)
@@ -72,17 +76,6 @@ def set_variables():
         os.environ["EVAKERAS_DATA"] = str(Path(os.environ["EVAKERAS_DATA"]).resolve())
     for name in ("PYTHONPATH", "JUPYTER_PATH"):
         os.environ.pop(name, None)
-
-
-def chosen(folder, only):
-    files = sorted(folder.glob("[0-9]*.ipynb")) + sorted(folder.glob("solutions/[0-9]*.ipynb"))
-    if not files:
-        sys.exit(f"No notebooks in {folder}: make colab")
-    if only:
-        files = [file for file in files if file.name.startswith(tuple(only))]
-        if not files:
-            sys.exit(f"No notebook begins with {' or '.join(only)}.")
-    return files
 
 
 def environment_without_evakeras(folder):
