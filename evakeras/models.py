@@ -1,8 +1,9 @@
-"""The MNIST progression, model by model, and the receptive field of any chain of layers.
+"""The MNIST progression, model by model; what the layers of any chain see, and how much a model multiplies.
 
 This file works alone: copy it into an assignment and `import models`. It needs Keras 3 and NumPy.
 """
 
+import math
 import operator
 from itertools import pairwise
 from numbers import Real
@@ -21,6 +22,7 @@ __all__ = [
     "Step",
     "build",
     "compiled",
+    "multiplications",
     "receptive_field",
 ]
 
@@ -447,3 +449,46 @@ def _check_chain(model, steps):
 def _one(pair):
     height, width = (int(n) for n in pair)
     return height if height == width else (height, width)
+
+
+def multiplications(model: keras.Model) -> int:
+    """Count the multiplications by kernels in one forward pass of one image.
+
+    Every weight of a kernel multiplies once at each place of its layer's output, padding included. Biases,
+    normalization and activations are left out, as is usual; a layer that is called twice counts once.
+
+    Args:
+        model: a built `Sequential` or functional model with inputs of known size; it may branch and merge.
+
+    Returns:
+        The number of multiplications, 0 where no layer has a kernel.
+
+    Raises:
+        ValueError: not built, an output of unknown size, or a layer with weights that is neither dense nor a
+            convolution, nor works on each value alone.
+
+    Example:
+        >>> multiplications(build("third"))
+        1650440
+
+    Reference:
+        Howard et al.: MobileNets, 2017, section 3.1. https://arxiv.org/abs/1704.04861
+    """
+    if not isinstance(model, keras.Model) or not model.built or not getattr(model, "outputs", None):
+        raise ValueError(f"model={model!r} must be a built Sequential or functional model")
+    inner = (layer for layer in model.layers if isinstance(layer, keras.Model))
+    own = (layer for layer in model.layers if not isinstance(layer, keras.Model))
+    return sum(map(multiplications, inner)) + sum(map(_multiplied, own))
+
+
+def _multiplied(layer):
+    if not isinstance(layer, (*_CONVOLUTIONS, layers.Dense)):
+        if layer.weights and not isinstance(layer, _POINTWISE):
+            raise ValueError(f"layer {layer.name!r}: no rule for a {type(layer).__name__} layer")
+        return 0
+    first = getattr(layer, "data_format", "channels_last") == "channels_first"
+    places = layer.output.shape[2:] if first else layer.output.shape[1:-1]
+    if None in places:
+        raise ValueError(f"layer {layer.name!r} gives {layer.output.shape}, expected a known size")
+    kernels = [weight for weight in layer.weights if weight.path.endswith("kernel")]
+    return sum(math.prod(kernel.shape) for kernel in kernels) * math.prod(places)

@@ -1,4 +1,4 @@
-"""The progression's parameter counts, and receptive fields against a measurement with lit rows."""
+"""Parameter counts; receptive fields against lit rows, and multiplications against sums of ones."""
 
 from functools import partial
 
@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers
 
+from evakeras import models
 from evakeras.data import load_mnist
 from evakeras.models import COMPACT, PROGRESSION, RECIPES, build, compiled, receptive_field
 
@@ -491,3 +492,67 @@ def test_receptive_field_is_the_one_that_gradients_reach(tf, name):
         for axis in (0, 1):
             lit = np.flatnonzero(reached.any(axis=axis))
             assert lit[-1] - lit[0] + 1 == rows[layer.name].receptive_field, layer.name
+
+
+# Multiplications
+
+
+def with_ones(*stack, shape=(11, 9, 4)):
+    model = keras.Sequential([keras.Input(shape), *stack])
+    for weight in model.weights:
+        weight.assign(np.zeros(weight.shape) if weight.name == "bias" else np.ones(weight.shape))
+    return model
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.Conv2D(6, 3),
+        layers.Conv2D(6, (1, 4), strides=2, use_bias=False),
+        layers.Conv2D(8, 3, groups=4),
+        layers.Conv2D(2, 3, dilation_rate=2),
+        layers.DepthwiseConv2D(3, depth_multiplier=2),
+        layers.Dense(5),
+    ],
+    ids=["plain", "strides", "groups", "dilated", "depthwise", "dense, at each place"],
+)
+def test_multiplications_are_counted_by_a_layer_that_adds_up_ones(layer):
+    layer.trainable = False  # a frozen layer multiplies all the same
+    model = with_ones(layer)
+    assert models.multiplications(model) == np.sum(model(np.ones((1, 11, 9, 4))))
+
+
+def test_multiplications_of_a_separable_convolution_are_those_of_its_two():
+    one = with_ones(layers.SeparableConv2D(6, 3, strides=2))
+    two = with_ones(layers.DepthwiseConv2D(3, strides=2), layers.Conv2D(6, 1))
+    assert models.multiplications(one) == models.multiplications(two) > 0
+
+
+def test_multiplications_of_published_networks():
+    # Sandler et al., MobileNetV2, 2018, table 4: 300 million at 3.4 million parameters
+    mobile = keras.applications.MobileNetV2(weights=None)
+    assert round(models.multiplications(mobile) / 1e6) in range(295, 305)
+
+
+def test_multiplications_lay_nested_models_open_and_branch():
+    inner = build("eighth")
+    inputs = keras.Input((28, 28, 1))
+    outer = keras.Model(inputs, layers.Add()([inner(inputs), layers.Dense(10)(layers.Flatten()(inputs))]))
+    assert models.multiplications(outer) == models.multiplications(inner) + 7_840
+    assert models.multiplications(keras.Sequential([keras.Input((3,)), layers.ReLU()])) == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: "model", "built Sequential"),
+        (lambda: keras.Sequential([layers.Conv2D(1, 3)]), "built Sequential"),
+        (subclassed, "built Sequential"),
+        (chain(layers.Conv2DTranspose(1, 3)), "no rule for a Conv2DTranspose"),
+        (chain(layers.LSTM(2), shape=(4, 3)), "no rule for a LSTM"),
+        (chain(layers.Conv2D(1, 3), shape=(None, None, 1)), "known size"),
+    ],
+)
+def test_multiplications_refuse_what_they_cannot_count(make, message):
+    with pytest.raises(ValueError, match=message):
+        models.multiplications(make())
