@@ -74,6 +74,43 @@ class TestNotebook:
                 assert not re.search(r"<keras|<Axes|\[<matplotlib|History at 0x|^[IWE]\d{4} ", shown, re.M)
 
 
+def numbers(text):
+    """Figures in a text, written one way: 1,234.50 as 1234.5."""
+    found = (figure.replace(",", "") for figure in re.findall(r"\d[\d,]*(?:\.\d+)?", text))
+    return {figure.rstrip("0").rstrip(".") if "." in figure else figure for figure in found}
+
+
+def printed_or_set(notebook):
+    """Every figure that stands in the code of a notebook or in what it printed."""
+    found = set()
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            shown = [output.get("text", "") for output in cell.outputs]
+            data = [output.get("data", {}) for output in cell.outputs]
+            shown += [text for each in data for kind, text in each.items() if kind.startswith("text/")]
+            found |= numbers("\n".join([cell.source, *shown]))
+    return found
+
+
+# Figures in prose that no code of the notebook prints: words of the notes, settings, examples.
+QUOTED = {
+    "02_building_blocks": {"80", "0.03"},
+    "03_mnist_progression": {"80"},
+    "04_normalizing_images": {"0.010656365", "1.0107679", "3.4560264", "0.9999998", "4.3"},
+    "09_advanced_augmentation": {"70", "0.3"},
+}
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_every_figure_in_prose_is_printed_by_code_or_quoted(file):
+    notebook = nbformat.read(file, 4)
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    prose = re.sub(r"\$[^$]*\$|`[^`]*`|!\[.*?\]|\]\([^)]*\)", "", prose, flags=re.S)
+    typed = re.findall(r"(?<![\w.])\d[\d,]*\.\d+|(?<![\w.,])\d[\d,]*(?=\s*%)", prose)
+    known = printed_or_set(notebook) | (set() if "solutions" in file.parts else QUOTED.get(file.stem, set()))
+    assert numbers(" ".join(typed)) <= known
+
+
 @pytest.mark.parametrize("file", SESSIONS, ids=lambda file: file.stem)
 class TestSession:
     def test_has_one_title_described_pictures_exercises_and_solutions(self, file):
