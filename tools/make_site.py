@@ -54,8 +54,17 @@ def main():
     shutil.move(work / "pages", folder)
     for file in notebooks():  # what the button on a session's page downloads is the notebook as committed
         shutil.copy(file, folder / "_sources" / file.relative_to(ROOT))
-    pages = len(list(folder.rglob("*.html")))
-    print(f"{pages} pages in {time.perf_counter() - start:.0f} s. Open {folder / 'index.html'}")
+    pages = list(folder.rglob("*.html"))
+    for page in pages:
+        name_folds(page)
+    print(f"{len(pages)} pages in {time.perf_counter() - start:.0f} s. Open {folder / 'index.html'}")
+
+
+def name_folds(page):
+    """Say what the arrows of the sidebar are for: the theme gives them a picture and no words."""
+    arrow = '<span class="toctree-toggle"'
+    text = page.read_text(encoding="utf-8")
+    write(page, text.replace(f"<summary>{arrow}", f'<summary aria-label="Pages below this one">{arrow}'))
 
 
 def lay_out(source):
