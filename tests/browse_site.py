@@ -100,7 +100,7 @@ def test_page(page, name):
         "math", "all => all.filter(m => m.checkVisibility()).map(m => m.getBoundingClientRect().width)"
     )
     assert all(equations)
-    folds = page.eval_on_selector_all("summary", "all => all.map(s => s.ariaLabel || s.innerText.trim())")
+    folds = page.eval_on_selector_all("summary", "all => all.map(s => s.ariaLabel || s.textContent.trim())")
     assert all(folds), "a reader who does not see must hear what a fold is for"
     assert not page.locator("main p", has_text=re.compile(r"\\(frac|sum|lambda)|\$\$")).count()
     page.set_viewport_size(PHONE)
