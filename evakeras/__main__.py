@@ -17,7 +17,8 @@ except Exception:  # most likely a file such as random.py beside us, which Pytho
 def main(arguments=None):
     """Run one command and return the exit code: 0 where all went well."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # a terminal that lacks a letter gets a question mark
+        if hasattr(stream, "reconfigure"):  # a notebook's has not
+            stream.reconfigure(errors="replace")  # a terminal that lacks a letter gets a question mark
     parser, copy_parser = _parsers()
     options = parser.parse_args(arguments)
     try:

@@ -72,8 +72,14 @@ def _write_all(files, targets):
     try:
         for file, draft in zip(files, drafts, strict=True):
             shutil.copyfile(file, draft)
-        for draft, target in zip(drafts, targets, strict=True):
-            os.replace(draft, target)
+        for number, (draft, target) in enumerate(zip(drafts, targets, strict=True)):
+            try:
+                os.replace(draft, target)
+            except OSError as error:
+                if number:
+                    why = error.strerror or error
+                    raise Refused(f"only {number} of {len(targets)} files were copied: {why}") from error
+                raise
     finally:
         for draft in drafts:
             if draft.exists():

@@ -145,46 +145,44 @@ def _packages():
 def _probed():
     """The findings of the other process, and one more if it crashes."""
     environment = {"TF_CPP_MIN_LOG_LEVEL": "3"} | os.environ
-    step, done, late = "starting Python", False, threading.Event()
-    with tempfile.TemporaryFile() as log:
-        command = [sys.executable, "-c", CODE]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment)
+    step, last, late = "starting Python", "no message", threading.Event()
+    command = [sys.executable, "-c", CODE]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
 
-        def end():
-            late.set()
-            process.kill()
+    def end():
+        late.set()
+        process.kill()
 
-        timer = threading.Timer(PATIENCE, end)  # a broken driver may hang for ever
-        timer.daemon = True
-        timer.start()
-        try:
-            for line in process.stdout:
-                word, text = _read(line)
-                if word == "step":
-                    step = text
-                elif word:
-                    yield word, text
-                done = word == "step" and text == "done"
-        finally:
-            timer.cancel()
-            process.kill()
-            process.wait()
-            process.stdout.close()
-        log.seek(0)
-        last = log.read().decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
+    timer = threading.Timer(PATIENCE, end)  # a broken driver may hang for ever
+    timer.daemon = True
+    timer.start()
+    try:
+        for line in process.stdout:
+            word, text = _read(line)
+            if word == "step":
+                step = text
+            elif word:
+                yield word, text
+            else:  # what libraries print; a crash tells its reason last
+                last = line.decode(errors="replace").strip() or last
+    finally:
+        timer.cancel()
+        process.kill()
+        process.wait()
+        process.stdout.close()
     if late.is_set():
         yield PROBLEM, f"No answer in {PATIENCE} seconds while {step}: look at the drivers, and start anew"
-    elif not done:
-        yield PROBLEM, f"Python crashed while {step}: {last[0]}. Install it anew: {_install('tensorflow')}"
+    elif step != "done":
+        yield PROBLEM, f"Python crashed while {step}: {last}. Install it anew: {_install('tensorflow')}"
 
 
 def _read(line):
-    """A pair from the other process; what libraries print is passed over."""
+    """A pair from the other process, or two None for what a library prints."""
     try:
         word, text = json.loads(line)
-        return word, text
     except (ValueError, TypeError):
         return None, None
+    return (word, text) if word in ("step", OK, NOTE, PROBLEM) else (None, None)
 
 
 def probe():
@@ -230,7 +228,7 @@ def _backend():
 
 
 def _keras_json():
-    return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "keras.json"
+    return Path(os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")) / "keras.json"
 
 
 def _in_keras(error):

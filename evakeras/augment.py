@@ -71,9 +71,10 @@ def resize_and_rescale(size: int | tuple[int, int]) -> keras.Sequential:
         ((1, 32, 32, 3), 1.0)
     """
     sizes = (size, size) if np.ndim(size) == 0 else tuple(size)
-    if len(sizes) != 2 or any(length != int(length) or length < 1 for length in sizes):
-        raise ValueError(f"size={size!r} must be one or two whole numbers of pixels, at least 1")
-    resizing = keras.layers.Resizing(*sizes, data_format="channels_last")
+    if len(sizes) != 2:
+        raise ValueError(f"size={size!r} must be one or two whole numbers of pixels")
+    height, width = (_whole("size", length) for length in sizes)
+    resizing = keras.layers.Resizing(height, width, data_format="channels_last")
     return keras.Sequential([resizing, keras.layers.Rescaling(1 / 255)])
 
 
@@ -228,7 +229,7 @@ class Cutout(_Augmentation):
     def __init__(self, size, fill_value=0.0, seed=None, **options):
         super().__init__(seed=seed, **options)
         self.size, self.fill_value = _whole("size", size), float(fill_value)
-        most = 65504 if self.compute_dtype == "float16" else math.inf
+        most = {"float16": 65504, "bfloat16": 3.38e38, "float32": 3.4e38}.get(self.compute_dtype, math.inf)
         if not math.isfinite(self.fill_value) or abs(self.fill_value) > most:
             raise ValueError(f"fill_value={fill_value!r} must be a finite number in {self.compute_dtype}")
 
@@ -650,7 +651,7 @@ class ImageDataAugmentation(_Augmentation):
         return images
 
     def get_config(self):
-        return {**super().get_config(), "arguments": vars(self.given)}
+        return {**super().get_config(), "arguments": dict(vars(self.given))}
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
@@ -677,12 +678,14 @@ def _checked(arguments):
     given = SimpleNamespace(**_DEFAULTS | arguments)
     for name, default in _DEFAULTS.items():
         value = getattr(given, name)
-        if name != "fill_mode" and value is not None and np.asarray(value).dtype.kind not in "buif":
+        missing = value is None and default is None  # as brightness_range may be
+        if name != "fill_mode" and not missing and np.asarray(value).dtype.kind not in "buif":
             raise ValueError(f"{name}={value!r} must be a number, such as {default!r}")
     if given.zca_whitening and given.featurewise_std_normalization:
         raise ValueError("zca_whitening and featurewise_std_normalization exclude each other")
-    given.featurewise_center |= given.zca_whitening or given.featurewise_std_normalization
-    given.samplewise_center |= given.samplewise_std_normalization
+    feature = given.featurewise_center, given.zca_whitening, given.featurewise_std_normalization
+    given.featurewise_center = any(feature)
+    given.samplewise_center = bool(given.samplewise_center or given.samplewise_std_normalization)
     zoom = given.zoom_range
     given.zoom_range = (1 - zoom, 1 + zoom) if np.ndim(zoom) == 0 else tuple(sorted(zoom))
     for name in ("width_shift_range", "height_shift_range"):
@@ -1359,8 +1362,9 @@ def same_class(labels: np.ndarray, k: int = 2, seed: int = 0) -> np.ndarray:
         True
     """
     labels = np.asarray(labels)
-    if labels.ndim != 1 or len(labels) == 0 or labels.dtype.kind not in "ui" or k < 1:
-        raise ValueError(f"labels {labels.shape} of {labels.dtype} must be whole numbers (N,), N > 0; k={k}")
+    if labels.ndim != 1 or len(labels) == 0 or labels.dtype.kind not in "ui":
+        raise ValueError(f"labels {labels.shape} of {labels.dtype} must be whole numbers (N,), N > 0")
+    k = _whole("k", k)
     rng = np.random.default_rng(seed)
     groups = np.empty((len(labels), k + 1), np.int64)
     for label in np.unique(labels):

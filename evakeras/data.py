@@ -327,7 +327,7 @@ def _find(filename, path, cached=False):
         raise FileNotFoundError(f"EVAKERAS_DATA={folder!r} is not a folder that exists")
     places = [Path(folder)] if folder else []
     # We read Keras's cached file ourselves: Keras deletes a damaged one when it cannot download it again.
-    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
+    home = Path(os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras"))
     places += [home / "datasets"] if cached else []
     files = [place / filename for place in places]
     return next((file for file in files if file.exists() or file.is_symlink()), None)

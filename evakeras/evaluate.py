@@ -52,7 +52,7 @@ def gap(history: dict, epoch: int = -1) -> Gap:
     values = []
     for key in ("accuracy", "val_accuracy"):
         if np.ndim(history.get(key)) != 1 or not len(history[key]):
-            raise ValueError(f"history has no {key!r}; it has {sorted(history)}")
+            raise ValueError(f"history has no list of fractions under {key!r}; it has {sorted(history)}")
         try:
             values.append(float(history[key][epoch]))
         except IndexError:
@@ -143,10 +143,12 @@ def misclassified(
     """
     x, y = np.asarray(x), np.asarray(y)
     if y.ndim != 1 or y.dtype.kind not in "ui" or len(y) == 0 or len(x) != len(y):
-        column = y.ndim == 2 and y.shape[1] == 1  # as Keras's own CIFAR-10
-        hint = "a column of labels: y.ravel()" if column else "one-hot labels: y.argmax(axis=1)"
+        hint = ""
+        if y.ndim == 2:
+            column = y.shape[1] == 1  # as Keras's own CIFAR-10
+            hint = "; a column of labels: y.ravel()" if column else "; one-hot labels: y.argmax(axis=1)"
         raise ValueError(
-            f"y is {y.dtype} {y.shape} for {len(x)} images, expected one integer class for each; {hint}"
+            f"y is {y.dtype} {y.shape} for {len(x)} images, expected one integer class for each{hint}"
         )
     try:
         if limit is not None and operator.index(limit) < 0:

@@ -241,7 +241,7 @@ def _check_build(name, dropout, input_shape, classes):
     rate = step.dropout if dropout is None else dropout
     if not isinstance(rate, Real) or not 0 <= rate < 1:
         raise ValueError(f"dropout={dropout!r} must be a rate in [0, 1)")
-    shape = tuple(map(_integer, input_shape))
+    shape = tuple(map(_integer, input_shape)) if np.iterable(input_shape) else ()
     if len(shape) != 3 or min(shape) < 1:
         raise ValueError(
             f"input_shape={input_shape!r} must be (height, width, channels), three positive integers"
@@ -420,29 +420,33 @@ def _axes(layer):
 
 def _chain(model):
     """The layers in order, nested models laid open; a model that branches is refused."""
-    sequential = isinstance(model, keras.Sequential)
-    steps = [
-        step
-        for step in (model.layers if sequential else getattr(model, "operations", []))
-        if not isinstance(step, layers.InputLayer)
-    ]
-    if not sequential:
-        _check_chain(model, steps)
+    if not getattr(model, "outputs", None):
+        raise ValueError(f"model {model.name!r} is not a built Sequential or functional model")
+    nodes = _calls(model)
+    _check_chain(model, nodes)
+    steps = [node.operation for node in nodes]
     return [layer for step in steps for layer in (_chain(step) if isinstance(step, keras.Model) else [step])]
 
 
-def _check_chain(model, steps):
-    """Each step takes what the one before gives, from the model's input to its output."""
-    tensor = (getattr(model, "inputs", None) or [None])[0]
-    for step in steps:
-        try:
-            fits = step.input is tensor
-        except (AttributeError, ValueError):  # called more than once
-            fits = False
-        if not fits:
+def _calls(model):
+    """Every call of a layer in the model, from its input to its output."""
+    # Not asked of the layers, which know of their first call only, be it in another model.
+    graph = keras.Model(model.inputs, model.outputs, name=model.name)  # a Sequential hides its own
+    by_depth = graph._nodes_by_depth
+    nodes = (node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth])
+    return [node for node in nodes if not isinstance(node.operation, layers.InputLayer)]
+
+
+def _check_chain(model, nodes):
+    """Each layer takes what the one before gives, from input to output, and none comes twice."""
+    tensor, seen = model.inputs[0], set()
+    for node in nodes:
+        step = node.operation
+        if len(node.input_tensors) != 1 or node.input_tensors[0] is not tensor or id(step) in seen:
             raise ValueError(f"model {model.name!r} is not a chain: it branches or repeats at {step.name!r}")
-        tensor = step.output
-    if not steps or tensor is not model.outputs[0]:
+        tensor = node.outputs[0]
+        seen.add(id(step))
+    if not nodes or tensor is not model.outputs[0]:
         raise ValueError(f"model {model.name!r} is not a chain of layers from its input to its output")
 
 
@@ -455,7 +459,7 @@ def multiplications(model: keras.Model) -> int:
     """Count the multiplications by kernels in one forward pass of one image.
 
     Every weight of a kernel multiplies once at each place of its layer's output, padding included. Biases,
-    normalization and activations are left out, as is usual; a layer that is called twice counts once.
+    normalization and activations are left out, as is usual; a layer that is called twice counts twice.
 
     Args:
         model: a built `Sequential` or functional model with inputs of known size; it may branch and merge.
@@ -476,19 +480,20 @@ def multiplications(model: keras.Model) -> int:
     """
     if not isinstance(model, keras.Model) or not model.built or not getattr(model, "outputs", None):
         raise ValueError(f"model={model!r} must be a built Sequential or functional model")
-    inner = (layer for layer in model.layers if isinstance(layer, keras.Model))
-    own = (layer for layer in model.layers if not isinstance(layer, keras.Model))
-    return sum(map(multiplications, inner)) + sum(map(_multiplied, own))
+    return sum(_multiplied(node.operation, node.outputs[0].shape) for node in _calls(model))
 
 
-def _multiplied(layer):
+def _multiplied(layer, shape):
+    """The multiplications of one call of a layer whose output has that shape."""
+    if isinstance(layer, keras.Model):
+        return multiplications(layer)
     if not isinstance(layer, (*_CONVOLUTIONS, layers.Dense)):
-        if layer.weights and not isinstance(layer, _POINTWISE):
+        if getattr(layer, "weights", ()) and not isinstance(layer, _POINTWISE):
             raise ValueError(f"layer {layer.name!r}: no rule for a {type(layer).__name__} layer")
         return 0
     first = getattr(layer, "data_format", "channels_last") == "channels_first"
-    places = layer.output.shape[2:] if first else layer.output.shape[1:-1]
+    places = shape[2:] if first else shape[1:-1]
     if None in places:
-        raise ValueError(f"layer {layer.name!r} gives {layer.output.shape}, expected a known size")
+        raise ValueError(f"layer {layer.name!r} gives {shape}, expected a known size")
     kernels = [weight for weight in layer.weights if weight.path.endswith("kernel")]
     return sum(math.prod(kernel.shape) for kernel in kernels) * math.prod(places)

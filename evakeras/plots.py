@@ -70,7 +70,7 @@ def image_grid(
     longest = max(len(line) for text in titles for line in str(text).split("\n"))
     width = max(min(1.6, 9 / columns), 0.08 * longest)
     lines = max(str(text).count("\n") + 1 for text in titles)
-    height = width * shape[0] / shape[1] + 0.25 * lines * any(titles)
+    height = width * shape[0] / shape[1] + 0.25 * lines * any(str(text) for text in titles)
     figure, axes = _subplots(rows, columns, (width * columns, height * rows + 0.35 * bool(title)))
     for ax in axes:
         ax.axis("off")

@@ -139,7 +139,7 @@ def run(
         >>> again.read_back, again.history == first.history
         (True, True)
     """
-    (seed,) = _check_seeds((seed,))
+    seed = _whole("seed", seed, least=0)
     plan = _plan(x, y, epochs, batch_size, validation_data, augment, keep_epochs, callbacks, strategy)
     folder = Path(folder)
     bar = _bar(plan.epochs) if progress is None else progress
@@ -259,28 +259,28 @@ def _plan(x, y, epochs, batch_size, validation_data, augment, keep_epochs, callb
     _check_augment(augment, x, y)
     callbacks = _check_callbacks(callbacks)
     return _Plan(
-        x,
-        y,
-        epochs,
-        batch_size,
-        validation_data,
-        augment,
-        keep_epochs,
-        callbacks,
-        [_callback_configuration(callback, epochs) for callback in callbacks],
-        strategy,
-        [_fingerprint(array) for array in arrays],
-        augment.get_weights() if getattr(augment, "weights", ()) else [],
+        x=x,
+        y=y,
+        epochs=epochs,
+        batch_size=batch_size,
+        validation_data=validation_data,
+        augment=augment,
+        keep_epochs=keep_epochs,
+        callbacks=callbacks,
+        callback_configurations=[_callback_configuration(callback, epochs) for callback in callbacks],
+        strategy=strategy,
+        fingerprint=[_fingerprint(array) for array in arrays],
+        augment_weights=augment.get_weights() if getattr(augment, "weights", ()) else [],
     )
 
 
-def _whole(what, value):
+def _whole(what, value, least=1):
     try:
         number = operator.index(value)
     except TypeError:
-        number = 0
-    if number < 1:
-        raise ValueError(f"{what}={value!r} must be a whole number of at least 1")
+        number = least - 1
+    if number < least:
+        raise ValueError(f"{what}={value!r} must be a whole number of at least {least}")
     return number
 
 
@@ -875,8 +875,14 @@ class LearningRateRangeTest(keras.callbacks.Callback):
 
     def __init__(self, low=1e-5, high=10.0, steps=200, *, stop_factor=4.0):
         super().__init__()
-        self.low, self.high, self.steps = float(low), float(high), operator.index(steps)
-        self.stop_factor = math.inf if stop_factor is None else float(stop_factor)
+        try:
+            self.low, self.high, self.steps = float(low), float(high), operator.index(steps)
+            self.stop_factor = math.inf if stop_factor is None else float(stop_factor)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"low={low!r}, high={high!r} and stop_factor={stop_factor!r} must be numbers, "
+                f"steps={steps!r} a whole one"
+            ) from None
         if not (0 < self.low < self.high < math.inf and self.steps >= 2 and self.stop_factor > 1):
             raise ValueError(
                 f"low={low} and high={high} must be above 0 and rise, steps={steps} at least 2, "

@@ -190,7 +190,7 @@ def test_resize_and_rescale_brings_images_to_the_size_and_to_one(size, shape):
     assert np.allclose(augment.resize_and_rescale(size)(np.full((1, 8, 6, 1), 255, "uint8")), 1)
 
 
-@pytest.mark.parametrize("size", [0, -3, 2.5, (4,), (4, 4, 3), (4, 0)], ids=readable)
+@pytest.mark.parametrize("size", [0, -3, 2.5, 4.0, None, "4", np.inf, (4,), (4, 4, 3), (4, 0)], ids=readable)
 def test_resize_and_rescale_refuses_bad_sizes(size):
     with pytest.raises(ValueError, match="size="):
         augment.resize_and_rescale(size)
@@ -258,6 +258,8 @@ def test_cutout_refuses_to_fill_with_no_number():
         augment.Cutout(4, fill_value=float("nan"))
     with pytest.raises(ValueError, match="finite number in float16"):
         augment.Cutout(4, fill_value=1e6, dtype="mixed_float16")
+    with pytest.raises(ValueError, match="finite number in float32"):
+        augment.Cutout(4, fill_value=1e39)
 
 
 def test_seeds_may_be_numpy_integers():
@@ -764,9 +766,11 @@ def test_groups_have_one_class_and_end_with_the_image_itself(labels, k):
     assert (groups[several, :-1] != groups[several, -1:]).all()
 
 
-@pytest.mark.parametrize("labels, k", [([], 1), ([0.5], 1), ([[1]], 1), ([1, 2], 0)], ids=readable)
+@pytest.mark.parametrize(
+    "labels, k", [([], 1), ([0.5], 1), ([[1]], 1), ([1, 2], 0), ([1, 2], 1.5)], ids=readable
+)
 def test_groups_refuse_what_is_no_labels(labels, k):
-    with pytest.raises(ValueError, match="labels"):
+    with pytest.raises(ValueError, match="labels" if k == 1 else "k=.* whole number"):
         augment.same_class(np.array(labels), k)
 
 
@@ -1134,3 +1138,21 @@ def test_a_layer_takes_images_of_any_size(tf):
         output_signature=tf.TensorSpec((None, None, None, 3)),
     )
     assert [tuple(batch.shape) for batch in sizes.map(layer)] == [(2, 4, 5, 3), (2, 7, 8, 3)]
+
+
+@pytest.mark.parametrize("name", ["rotation_range", "zoom_range", "cval", "width_shift_range"])
+def test_an_argument_of_the_old_class_that_is_none_is_named(name):
+    with pytest.raises(ValueError, match=f"{name}=None must be a number"):
+        augment.from_image_data_generator(**{name: None})
+
+
+def test_the_old_class_takes_ones_for_true():
+    layer = augment.from_image_data_generator(featurewise_center=1.0, samplewise_center=0.0)
+    assert layer.get_config()["arguments"]["featurewise_center"] is True
+    assert layer.get_config()["arguments"]["samplewise_center"] is False
+
+
+def test_a_configuration_is_a_copy():
+    layer = augment.from_image_data_generator(rotation_range=10)
+    layer.get_config()["arguments"]["rotation_range"] = 50
+    assert layer.get_config()["arguments"]["rotation_range"] == 10

@@ -141,6 +141,25 @@ def test_doctor_does_not_wait_for_ever(monkeypatch):
     assert level == "PROBLEM" and "No answer" in text and "starting Python" in text
 
 
+@pytest.mark.parametrize(
+    ("code", "told", "last"),
+    [
+        ("print('\"ok\"'); print('[1, 2]'); print('No module named x')", [], "No module named x"),
+        ('print(\'["step", "loading Keras"]\'); print(\'["ok", "Keras"]\')', [("ok", "Keras")], "no message"),
+    ],
+    ids=["words of a library", "findings and then nothing"],
+)
+def test_doctor_passes_over_what_libraries_print(monkeypatch, code, told, last):
+    monkeypatch.setattr(_doctor, "CODE", code)
+    *found, (level, text) = _doctor._probed()
+    assert found == told and level == "PROBLEM" and f": {last}. Install" in text
+
+
+def test_what_is_printed_after_the_end_is_no_crash(monkeypatch):
+    monkeypatch.setattr(_doctor, "CODE", "print('[\"step\", \"done\"]'); print('bye')")
+    assert not list(_doctor._probed())
+
+
 def test_doctor_names_a_wrong_backend_and_where_it_is_set(tmp_path):
     done = command("doctor", cwd=tmp_path, KERAS_BACKEND="tensroflow")
     _, problems = findings(done.stdout)
@@ -392,6 +411,25 @@ def test_copy_that_fails_leaves_nothing(step, tmp_path, monkeypatch, capsys):
     said = refused(capsys, "copy", "data", "plots", "--to", tmp_path / "new")
     assert "nothing was copied" in said and "No space left" in said
     assert not list(tmp_path.iterdir())
+
+
+def test_copy_that_fails_on_the_way_says_how_far_it_came(tmp_path, monkeypatch, capsys):
+    replace, done = os.replace, []
+
+    def fail_at_second(source, target):
+        if done:
+            raise PermissionError(1, "Operation not permitted")
+        done.append(replace(source, target))
+
+    monkeypatch.setattr(os, "replace", fail_at_second)
+    said = refused(capsys, "copy", "data", "plots", "--to", tmp_path)
+    assert "only 1 of 2 files were copied: Operation not permitted" in said
+    assert [file.name for file in tmp_path.iterdir()] == ["data.py"]
+
+
+def test_commands_work_where_the_output_is_no_terminal_of_python(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=len, flush=lambda: None))  # as a notebook's
+    assert main(["copy", "--list"]) == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")

@@ -45,7 +45,7 @@ def test_gap_reads_numpy_arrays():
     [
         ({}, "'accuracy'"),
         ({"accuracy": [0.9]}, "'val_accuracy'"),
-        ({"accuracy": [], "val_accuracy": []}, "'accuracy'"),
+        ({"accuracy": [], "val_accuracy": []}, "no list of fractions under 'accuracy'"),
         ({"accuracy": None, "val_accuracy": [0.9]}, "'accuracy'"),
         ({"accuracy": [99.4], "val_accuracy": [0.9]}, "between 0 and 1"),
         ({"accuracy": [0.9], "val_accuracy": [-0.1]}, "between 0 and 1"),
@@ -133,8 +133,8 @@ def test_misclassified_reads_a_keras_model():
     [
         ({"y": np.eye(2)[[0, 1, 0, 1]]}, "argmax"),
         ({"y": np.array([[0], [1], [0], [1]])}, "ravel"),
-        ({"y": np.array([0.0, 1.0, 0.0, 1.0])}, "float64"),
-        ({"y": np.array([0, 1, 0])}, "4 images"),
+        ({"y": np.array([0.0, 1.0, 0.0, 1.0])}, "float64 .* class for each$"),
+        ({"y": np.array([0, 1, 0])}, "4 images, expected one integer class for each$"),
         ({"x": np.arange(0), "y": np.arange(0)}, "0 images"),
         ({"y": np.array([0, 1, 2, 1])}, "knows 2 classes"),
         ({"y": np.array([0, 1, -1, 1])}, "from -1"),

@@ -534,6 +534,29 @@ def test_multiplications_of_published_networks():
     assert round(models.multiplications(mobile) / 1e6) in range(295, 305)
 
 
+def reused(size):
+    """Layers of a model on 28×28 images, put into one on larger images."""
+    return [keras.Input((size, size, 1)), *build("third").layers[:-3]]
+
+
+def test_layers_of_another_model_are_measured_where_they_stand():
+    large = keras.Sequential(reused(56))
+    inputs, *stack = reused(56)
+    tensor = inputs
+    for layer in stack:
+        tensor = layer(tensor)
+    functional = keras.Model(inputs, tensor)
+    small = keras.Sequential(build("third").layers[:-3])
+    small.build((None, 28, 28, 1))
+    assert models.multiplications(large) == models.multiplications(functional)
+    assert models.multiplications(large) > 4 * models.multiplications(small)
+    assert [row[1:] for row in receptive_field(functional)] == [row[1:] for row in receptive_field(large)]
+
+
+def test_a_layer_called_twice_multiplies_twice():
+    assert models.multiplications(shared()) == 9 * (16 * 16 + 8 * 8)
+
+
 def test_multiplications_lay_nested_models_open_and_branch():
     inner = build("eighth")
     inputs = keras.Input((28, 28, 1))

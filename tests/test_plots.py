@@ -66,6 +66,11 @@ def test_grid_has_one_picture_per_image(count, columns):
     assert figure.axes[0].get_gridspec().ncols <= (columns or count)
 
 
+def test_grid_makes_room_for_the_title_zero():
+    heights = [plots.image_grid(np.zeros((2, 4, 4)), titles).get_figheight() for titles in ([0, 0], [1, 1])]
+    assert heights[0] == heights[1]
+
+
 def test_grid_shows_the_images_in_order_with_their_titles():
     images = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1) * np.ones((1, 5, 4, 1), np.uint8)
     figure = plots.image_grid(images, [f"number {i}" for i in range(4)])

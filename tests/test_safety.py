@@ -373,7 +373,7 @@ ALLOWED = {
     # Keras sets no timeout of its own for its download, whose hash it checks.
     "data.py": {"socket.getdefaulttimeout", "socket.setdefaulttimeout"},
     # One fixed command, without a shell: Python, to see whether TensorFlow crashes.
-    "_doctor.py": {"subprocess.Popen", "subprocess.PIPE"},
+    "_doctor.py": {"subprocess.Popen", "subprocess.PIPE", "subprocess.STDOUT"},
 }
 
 

@@ -363,7 +363,9 @@ def test_range_test_refuses_too_few_batches():
         {"low": 10.0},
         {"high": 1e-6},
         {"high": math.inf},
+        {"low": "slow"},
         {"steps": 1},
+        {"steps": 10.5},
         {"stop_factor": 1.0},
         {"stop_factor": -2},
         {"stop_factor": math.nan},
@@ -372,7 +374,7 @@ def test_range_test_refuses_too_few_batches():
 )
 def test_range_test_refuses_bad_arguments(changes):
     ((name, value),) = changes.items()
-    with pytest.raises(ValueError, match=f"{name}={value}"):
+    with pytest.raises(ValueError, match=f"{name}={value!r}"):
         train.LearningRateRangeTest(**changes)
 
 

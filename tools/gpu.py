@@ -9,6 +9,7 @@ The notebooks run as copies: what a GPU trained must not be read back where `mak
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 from listing import NOTEBOOKS
 
@@ -26,6 +27,8 @@ def main(folder=None):
 
     if data.load_mnist(limit=1).name != "mnist":
         sys.exit("make test-gpu needs MNIST: put mnist.npz in a folder, set EVAKERAS_DATA to that folder.")
+    for old in Path(folder).rglob("*.ipynb"):  # one that was renamed must not run for ever
+        old.unlink()
     left_out = shutil.ignore_patterns("runs", ".*", "__pycache__")
     shutil.copytree(NOTEBOOKS, folder, ignore=left_out, dirs_exist_ok=True)
 

@@ -29,7 +29,7 @@ class Digits(NamedTuple):
 
 
 def load(plan):
-    """MNIST, or small digits where it cannot be had. Every twelfth training image is kept to validate."""
+    """MNIST, or small digits where it cannot be had. The last twelfth to train with is kept to validate."""
     found = load_mnist(limit=plan.images)
     images = found.x_train.astype("float32") / 255
     fit = len(images) - len(images) // 12
