@@ -12,7 +12,7 @@ export EVAKERAS_DATA := $(shell $(PYTHON) -c 'import os, sys; print(os.path.absp
 endif
 
 .PHONY: help venv course full refresh results lab wheel colab badges test test-code \
-  test-notebooks test-oldest test-jax test-torch test-oldest test-helpers test-gpu test-gpu-notebooks test-colab \
+  test-notebooks test-oldest test-jax test-torch test-helpers test-gpu test-gpu-notebooks test-colab \
   test-wheel fuzz bench bench-quick site test-site clean
 
 help:
@@ -20,7 +20,8 @@ help:
 	@echo "make lab      open the notebooks in Jupyter Lab"
 	@echo "make full     execute every session in full length on MNIST, into build/full/"
 	@echo "make refresh  as make full, and write the outputs back into notebooks/ and README.md"
-	@echo "make test     run all checks and every notebook in quick mode"
+	@echo "make results  write README, CLAIMS.md and assets/results.json anew from the notebooks' outputs"
+	@echo "make test     run all checks and every notebook in quick mode (in parts: test-code, test-notebooks)"
 	@echo "make test-oldest  the same with Python 3.10 and the oldest version of every package that is allowed"
 	@echo "make test-jax, make test-torch  run the helpers' tests with Keras on JAX or PyTorch, without TensorFlow"
 	@echo "make test-gpu  run every notebook in full length on MNIST, on an NVIDIA GPU"
@@ -81,6 +82,7 @@ lab: $(VENV)/ready
 	@$(BIN)/jupyter lab --ServerApp.root_dir=notebooks --ip=127.0.0.1
 
 wheel: $(VENV)/ready
+	@rm -rf build/lib build/bdist.*  # what is left there of an earlier version would be packed, too
 	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 	@echo "make wheel: $$(ls dist/*.whl)"
 

@@ -6,12 +6,10 @@ All run in one process on the same cores, in turns. A repeat is one pass over al
 its last, smaller batch included. Before, each has made one pass, in which TensorFlow compiles.
 """
 
-import statistics
-
 import numpy as np
 from scipy import ndimage
 from tensorflow.keras.preprocessing.image import ImageDataGenerator
-from timing import in_turns
+from timing import in_turns, speed_row
 
 from evakeras import augment, data
 
@@ -34,19 +32,9 @@ def rows(quick=False):
     for name, images in sets.items():
         for batch_size in (32, 128):
             found = in_turns(passes(images, batch_size), repeats=3 if quick else 7)
-            speeds = {side: len(images) / np.array(seconds) for side, seconds in found.items()}
-            ours = speeds.pop("evakeras")
-            result += [
-                {
-                    "what": f"{name}, batches of {batch_size}",
-                    "baseline": baseline,
-                    "ratios": (ours / theirs).tolist(),
-                    "ours": statistics.median(ours.tolist()),
-                    "theirs": statistics.median(theirs.tolist()),
-                    "unit": "images/s",
-                }
-                for baseline, theirs in speeds.items()
-            ]
+            speeds = {side: [len(images) / each for each in seconds] for side, seconds in found.items()}
+            ours, what = speeds.pop("evakeras"), f"{name}, batches of {batch_size}"
+            result += [speed_row(what, side, ours, theirs, "images/s") for side, theirs in speeds.items()]
     return result
 
 

@@ -13,11 +13,12 @@ import argparse
 import datetime
 import importlib
 import json
-import os
 import platform
 import statistics
 import sys
 from pathlib import Path
+
+from timing import cores
 
 FOLDER = Path(__file__).resolve().parent
 OTHERS = ("run", "timing", "gpu")
@@ -61,8 +62,7 @@ def conditions():
     packages = ("keras", "tensorflow", "numpy", "scipy")
     versions = {name: importlib.import_module(name).__version__ for name in packages}
     versions = {"python": platform.python_version(), **versions}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    machine = {"cores": cores, "architecture": platform.machine(), "system": platform.system()}
+    machine = {"cores": cores(), "architecture": platform.machine(), "system": platform.system()}
     return {"date": datetime.date.today().isoformat(), "machine": machine, "versions": versions}
 
 

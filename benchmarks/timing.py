@@ -1,5 +1,6 @@
 """What several benchmarks need: functions timed in turns, and a row of what they cost."""
 
+import os
 import statistics
 import time
 
@@ -30,3 +31,14 @@ def row(what, baseline, ours, theirs, unit):
         "theirs": statistics.median(theirs),
         "unit": unit,
     }
+
+
+def speed_row(what, baseline, ours, theirs, unit):
+    """A row of speeds, of which more is better."""
+    ratios = [here / there for here, there in zip(ours, theirs, strict=True)]
+    return {**row(what, baseline, ours, theirs, unit), "ratios": ratios}
+
+
+def cores():
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
-from timing import in_turns
+from timing import cores, in_turns, speed_row
 
 from evakeras import data, models
 
@@ -40,9 +40,7 @@ def rows(quick=False):
     """One row for each model."""
     if tf.config.list_physical_devices("GPU"):
         raise RuntimeError("TensorFlow sees a GPU, PyTorch would not use it: set CUDA_VISIBLE_DEVICES=-1")
-    torch.set_num_threads(
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    )
+    torch.set_num_threads(cores())
     digits = data.load_mnist(limit=1_280 if quick else 6_400)
     images, labels = digits.x_train.astype("float32") / 255, digits.y_train
     names = ("third", "fast") if quick else ("third", "fourth", "fifth", "eighth", "fast")
@@ -54,17 +52,12 @@ def compared(name, images, labels, repeats):
     sides = {"evakeras": keras_epoch(models.build(name), images, labels)}
     for order, memory in FORMATS.items():
         sides[order] = torch_epoch(in_torch(models.build(name)), images, labels, memory)
-    speeds = {side: len(images) / np.array(seconds) for side, seconds in in_turns(sides, repeats).items()}
+    found = in_turns(sides, repeats)
+    speeds = {side: [len(images) / each for each in seconds] for side, seconds in found.items()}
     ours = speeds.pop("evakeras")
     faster = max(speeds, key=lambda order: statistics.median(speeds[order]))
-    return {
-        "what": f"{name}, {models.PROGRESSION[name].parameters:,} parameters",
-        "baseline": f"PyTorch {torch.__version__}, {faster}",
-        "ratios": (ours / speeds[faster]).tolist(),
-        "ours": statistics.median(ours.tolist()),
-        "theirs": statistics.median(speeds[faster].tolist()),
-        "unit": "images/s",
-    }
+    what = f"{name}, {models.PROGRESSION[name].parameters:,} parameters"
+    return speed_row(what, f"PyTorch {torch.__version__}, {faster}", ours, speeds[faster], "images/s")
 
 
 def keras_epoch(model, images, labels):

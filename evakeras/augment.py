@@ -404,8 +404,9 @@ class SamplePairingSchedule(keras.callbacks.Callback):
         return self.start <= epoch < self.stop and (epoch - self.start) % (self.on + self.off) < self.on
 
     def on_epoch_begin(self, epoch, logs=None):
-        found = [layer for layer in _all_layers(self.model) if isinstance(layer, SamplePairing)]
-        found = found if self.layer is None else [self.layer]
+        found = [self.layer]
+        if self.layer is None:
+            found = [layer for layer in _all_layers(self.model) if isinstance(layer, SamplePairing)]
         if not found:
             raise ValueError("SamplePairingSchedule: the model has no SamplePairing layer; give `layer`")
         for layer in found:
@@ -464,7 +465,8 @@ def from_image_data_generator(*, seed: int | None = None, **arguments) -> "Image
         raise ValueError("validation_split: split the arrays yourself; a layer does not see the whole set")
     if arguments.pop("data_format", None) not in (None, "channels_last"):
         raise ValueError("data_format: only 'channels_last' can be honoured; transpose the images")
-    return ImageDataAugmentation(arguments, seed=seed, dtype=arguments.pop("dtype", None))
+    dtype = arguments.pop("dtype", None)
+    return ImageDataAugmentation(arguments, seed=seed, dtype=dtype)
 
 
 _DEFAULTS = {
@@ -686,6 +688,16 @@ def _checked(arguments):
     feature = given.featurewise_center, given.zca_whitening, given.featurewise_std_normalization
     given.featurewise_center = any(feature)
     given.samplewise_center = bool(given.samplewise_center or given.samplewise_std_normalization)
+    _check_ranges(given)
+    if given.fill_mode not in _FILL_MODES:
+        raise ValueError(f"fill_mode={given.fill_mode!r} must be one of {', '.join(_FILL_MODES)}")
+    if given.interpolation_order not in (0, 1):
+        raise ValueError(f"interpolation_order={given.interpolation_order!r}: only 0 and 1 can be honoured")
+    return {name: _plain(value) for name, value in vars(given).items()}
+
+
+def _check_ranges(given):
+    """Check how far images may be changed, and write each range one way."""
     zoom = given.zoom_range
     given.zoom_range = (1 - zoom, 1 + zoom) if np.ndim(zoom) == 0 else tuple(sorted(zoom))
     for name in ("width_shift_range", "height_shift_range"):
@@ -706,11 +718,6 @@ def _checked(arguments):
         if np.shape(brightness) != (2,) or not min(brightness) >= 0:
             raise ValueError(f"brightness_range={brightness!r} must be two numbers of at least 0")
         given.brightness_range = tuple(sorted(brightness))
-    if given.fill_mode not in _FILL_MODES:
-        raise ValueError(f"fill_mode={given.fill_mode!r} must be one of {', '.join(_FILL_MODES)}")
-    if given.interpolation_order not in (0, 1):
-        raise ValueError(f"interpolation_order={given.interpolation_order!r}: only 0 and 1 can be honoured")
-    return {name: _plain(value) for name, value in vars(given).items()}
 
 
 def _plain(value):
@@ -1216,9 +1223,7 @@ def search_policy(
     shown = progress and ("ipykernel" in sys.modules or sys.stderr.isatty())
     with _locked(file):
         done = _kept_trials(file, settings)
-        _keep_trials(
-            file, settings, done
-        )  # a folder that cannot be written is noticed before the first training
+        _keep_trials(file, settings, done)  # a folder that cannot be written is noticed before any training
         for trial in tqdm(range(trials), "policy search", disable=not shown, leave=False):
             drawn = controller.draw(trial)
             if trial == len(done):

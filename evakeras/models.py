@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 POOL = "pool"  # 2×2 max pooling in a layout
+_CHANNELS_LAST = {"data_format": "channels_last"}  # whatever Keras is set to
 
 
 class Step(NamedTuple):
@@ -173,22 +174,19 @@ def build(
     size = _left(name, step, input_shape)
     last = {"kernel_size": 1 if step.averaged else size, "use_bias": not step.averaged, "name": "classes"}
     if step.averaged:
-        flat = layers.GlobalAveragePooling2D(**_LAST, name="average")
+        flat = layers.GlobalAveragePooling2D(**_CHANNELS_LAST, name="average")
     else:
-        flat = layers.Flatten(**_LAST, name="flatten")
+        flat = layers.Flatten(**_CHANNELS_LAST, name="flatten")
     return keras.Sequential(
         [
             keras.Input(input_shape),
             *_hidden(step, rate, kernel_regularizer),
-            layers.Conv2D(classes, kernel_regularizer=kernel_regularizer, **last, **_LAST),
+            layers.Conv2D(classes, kernel_regularizer=kernel_regularizer, **last, **_CHANNELS_LAST),
             flat,
             layers.Softmax(dtype="float32", name="softmax"),
         ],
         name=name,
     )
-
-
-_LAST = {"data_format": "channels_last"}  # whatever Keras is set to
 
 
 def _left(name, step, input_shape):
@@ -220,10 +218,10 @@ def _hidden(step, rate, kernel_regularizer):
             use_bias=not step.lean,
             kernel_regularizer=kernel_regularizer,
             name=f"conv_{number}",
-            **_LAST,
+            **_CHANNELS_LAST,
         )
         poolings += pooled
-        pooling = [layers.MaxPooling2D(**_LAST, name=f"pool_{poolings}")] if pooled else []
+        pooling = [layers.MaxPooling2D(**_CHANNELS_LAST, name=f"pool_{poolings}")] if pooled else []
         norm = [layers.BatchNormalization(name=f"norm_{number}")] if step.batch_norm else []
         drop = [layers.Dropout(rate, name=f"drop_{number}")] if rate else []
         if step.lean:

@@ -75,9 +75,8 @@ def image_statistics(images: np.ndarray | Iterable[np.ndarray]) -> ImageStatisti
         if total is None:
             total = (_Integers if part.dtype == np.uint8 else _Floats)(part)
         total.check(part)
-        rows = max(1, _CHUNK // math.prod(part.shape[1:]))
-        for start in range(0, len(part), rows):
-            total.add(part[start : start + rows])
+        for some in _chunks(part):
+            total.add(part[some])
     if total is None:
         raise ValueError("images is empty: an iterable without a single batch")
     return total.result()
@@ -199,13 +198,12 @@ def equalize(images: np.ndarray) -> np.ndarray:
         raise ValueError(f"images are {images.dtype}, expected uint8: equalization counts whole values")
     batch = images.reshape(-1, *images.shape[-3:])
     result = np.empty_like(batch)
-    rows = max(1, _CHUNK // math.prod(batch.shape[1:]))
-    for start in range(0, len(batch), rows):
-        chunk = np.moveaxis(batch[start : start + rows], -1, 1)  # (n, C, H, W): a plane is one histogram
+    for some in _chunks(batch):
+        chunk = np.moveaxis(batch[some], -1, 1)  # (n, C, H, W): a plane is one histogram
         planes = chunk.reshape(chunk.shape[0] * chunk.shape[1], -1)
         tables = np.stack([_equalizing_table(plane) for plane in planes])
         new = np.take_along_axis(tables, planes.astype(np.intp), axis=1)
-        result[start : start + rows] = np.moveaxis(new.reshape(chunk.shape), 1, -1)
+        result[some] = np.moveaxis(new.reshape(chunk.shape), 1, -1)
     return result.reshape(images.shape)
 
 
@@ -456,13 +454,8 @@ def _fold(model, left):
     sequential = isinstance(model, keras.Sequential)
     # A view on the same layers, not compiled, so that neither is the clone.
     view = keras.Model(*((model.inputs, model.outputs) if sequential else (model.input, model.output)))
-    partner, removed = {}, set()
-    for norm, before, obstacle in _normalizations(view):
-        if obstacle:
-            left.append(f"{norm.name!r} {obstacle}")
-        else:
-            partner[id(before)] = norm
-            removed.add(id(norm))
+    partner = _partners(view, left)
+    removed = {id(norm) for norm in partner.values()}
     count, gone = len(removed), keras.layers.Identity()
 
     def copied(layer):
@@ -492,6 +485,17 @@ def _fold(model, left):
     clone = keras.models.clone_model(view, clone_function=copied, call_function=called)
     clone.name = model.name
     return clone, count
+
+
+def _partners(view, left):
+    """By the id of a layer, the normalization to fold into it; `left` gathers why others are not."""
+    partner = {}
+    for norm, before, obstacle in _normalizations(view):
+        if obstacle:
+            left.append(f"{norm.name!r} {obstacle}")
+        else:
+            partner[id(before)] = norm
+    return partner
 
 
 def _normalizations(view):
@@ -561,15 +565,20 @@ def _folded_layer(layer, norm):
     return folded
 
 
+def _chunks(batch):
+    """Slices of a few images, of about `_CHUNK` values together."""
+    rows = max(1, _CHUNK // math.prod(batch.shape[1:]))
+    return (slice(start, start + rows) for start in range(0, len(batch), rows))
+
+
 def _by_chunks(images, function):
     """`function` of a few images at a time, in float64 and with the number of the first; float32 out."""
     batch = images.reshape(-1, *images.shape[-3:])
     result = np.empty(batch.shape, np.float32)
-    rows = max(1, _CHUNK // math.prod(batch.shape[1:]))
-    for start in range(0, len(batch), rows):
+    for some in _chunks(batch):
         with np.errstate(over="ignore", invalid="ignore"):
-            result[start : start + rows] = function(batch[start : start + rows].astype(np.float64), start)
-        if not np.isfinite(result[start : start + rows]).all():
+            result[some] = function(batch[some].astype(np.float64), some.start)
+        if not np.isfinite(result[some]).all():
             raise ValueError("the result does not fit into float32: check the range of images and arguments")
     return result.reshape(images.shape)
 
@@ -603,7 +612,7 @@ def _check_batch(batch):
         raise ValueError(f"images: a batch is a {type(batch).__name__}, expected an array of images alone")
     if isinstance(batch, np.ma.MaskedArray):
         raise ValueError("images is a masked array; masks are not supported: fill it first")
-    batch = batch if isinstance(batch, np.ndarray) else np.asarray(batch)
+    batch = np.asarray(batch)
     if batch.ndim != 4 or batch.size == 0:
         raise ValueError(f"images have shape {batch.shape}, expected (N, H, W, C), none of them 0")
     if batch.dtype.kind not in "uif":

@@ -119,7 +119,7 @@ def penalty(model: keras.Model) -> dict[str, float]:
     counted = {id(variable) for variable in model.trainable_weights}
     result = {}
     for path, layer, _ in _walk(model):
-        below = {id(variable) for child in _children(layer) for variable in child.weights}
+        below = _below(layer)
         own = [variable for variable in layer.weights if id(variable) not in below]
         if not own:
             continue
@@ -338,7 +338,7 @@ def _kernels(model) -> list[_Kernel]:
     _check_model(model)
     found, seen = [], set()
     for path, layer, parents in _walk(model):
-        below = {id(variable) for child in _children(layer) for variable in child.weights}
+        below = _below(layer)
         for name in _REGULARIZERS:
             variable = getattr(layer, name, None)
             if variable is None or id(variable) in seen | below:  # a wrapper's kernel is that of its layer
@@ -376,6 +376,11 @@ def _walk(model) -> Iterator[tuple]:
 
 def _children(layer):
     return layer.layers if isinstance(layer, keras.Model) else layer._flatten_layers(False, recursive=False)
+
+
+def _below(layer):
+    """The ids of the variables of the layers inside of one."""
+    return {id(variable) for child in _children(layer) for variable in child.weights}
 
 
 def _regularizer_name(kernel):

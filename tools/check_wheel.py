@@ -13,10 +13,10 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from run_colab import environment_without_evakeras, run_alone, set_variables
+from listing import NOTEBOOKS, ROOT
+from run_colab import environment_without_evakeras, forget_this_checkout, run_alone
 
-ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOK = ROOT / "notebooks" / "08_augmentation.ipynb"
+NOTEBOOK = NOTEBOOKS / "08_augmentation.ipynb"
 LIGHT = """
 import sys, evakeras
 heavy = {"keras", "tensorflow", "numpy", "matplotlib", "sklearn", "scipy", "PIL"} & set(sys.modules)
@@ -25,7 +25,7 @@ print(evakeras.__file__, *sorted(heavy), sep="\\n")
 
 
 def main():
-    set_variables()
+    forget_this_checkout()
     with tempfile.TemporaryDirectory(prefix="evakeras-") as folder:
         folder = Path(folder).resolve()
         wheel = build(folder)

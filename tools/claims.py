@@ -8,9 +8,8 @@ find in the printed outputs of the session's cells with the tag `claim-ID` or `r
 import json
 import re
 
-import listing
 import nbformat
-from listing import ROOT
+from listing import ROOT, sessions
 
 VERDICTS = ("holds", "holds if", "wrong")
 TOPICS = {
@@ -40,8 +39,8 @@ notebooks carry.
 def page(root=ROOT):
     """CLAIMS.md as text. A claim without a tagged cell, verdict or figure is an error; so is a lone tag."""
     claims = json.loads((root / "assets" / "claims.json").read_text(encoding="utf-8"))
-    sessions = [Session(file) for file in listing.sessions(root / "notebooks")]
-    orphans = {tag for session in sessions for tag in session.tagged} - {claim["id"] for claim in claims}
+    read = [Session(file) for file in sessions(root / "notebooks")]
+    orphans = {tag for session in read for tag in session.tagged} - {claim["id"] for claim in claims}
     if orphans:
         raise SystemExit(
             f"assets/claims.json lacks {', '.join(sorted(orphans))}, which cells are tagged with"
@@ -51,7 +50,7 @@ def page(root=ROOT):
     text = HEAD.format(count=len(claims), holds=holds, conditions=conditions, wrong=wrong)
     for letter, topic in TOPICS.items():
         text += f"\n## {topic}\n\n| id | the notes say | verdict | as printed |\n|---|---|---|---|\n"
-        text += "".join(row(claim, sessions) for claim in claims if claim["id"][0] == letter)
+        text += "".join(row(claim, read) for claim in claims if claim["id"][0] == letter)
     return text
 
 

@@ -9,7 +9,6 @@ import argparse
 import ast
 import base64
 import html
-import os
 import re
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
 from latex2mathml.converter import convert
-from listing import NOTEBOOKS, ROOT, chosen, notebooks, sessions
+from listing import NOTEBOOKS, ROOT, chosen, indented, notebooks, sessions, set_variables, write_whole
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
@@ -33,10 +32,7 @@ TENSORFLOW_LOG = re.compile(r"^(WARNING: All log messages before absl|[IWE]\d{4}
 
 def main():
     options = parse()
-    os.environ["EVAKERAS_QUICK"] = "" if options.full else "1"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if "EVAKERAS_DATA" in os.environ:  # the notebooks run in their own folder
-        os.environ["EVAKERAS_DATA"] = str(Path(os.environ["EVAKERAS_DATA"]).resolve())
+    set_variables(quick=not options.full)
     announce_data(options.full)
     options.folder.mkdir(parents=True, exist_ok=True)
     failed, cards, start = [], [], time.perf_counter()
@@ -48,9 +44,7 @@ def main():
             print(indented(error), flush=True)
         elif options.in_place:
             keep_pictures(notebook, file)
-            draft = file.with_name(f".{file.name}.draft")
-            nbformat.write(notebook, draft)
-            draft.replace(file)  # whole or not at all, should Ctrl-C come
+            write_whole(file, nbformat.writes(notebook) + "\n")
         if file.parent == NOTEBOOKS:
             nbformat.write(notebook, options.folder / file.name)
             (options.folder / f"{file.stem}.html").write_text(page(notebook, file.stem), encoding="utf-8")
@@ -275,17 +269,13 @@ a {{ color: #0072B2 }}
 """
 
 
-def close(sessions, failed, folder, seconds):
+def close(count, failed, folder, seconds):
     where = (folder / "index.html").resolve()
     if failed:
         print(f"Failed: {', '.join(failed)}. Pages: {where}")
         return 1
-    print(f"{sessions} sessions in {seconds:.0f} s. Open {where}")
+    print(f"{count} sessions in {seconds:.0f} s. Open {where}")
     return 0
-
-
-def indented(text):
-    return "\n".join("    " + line for line in text.splitlines()[-15:])
 
 
 if __name__ == "__main__":

@@ -84,6 +84,7 @@ def cut_readme(source):
     """Pages from the sections of the README; its first words and its table of sessions for those of docs/."""
     readme = one_line(without_block((ROOT / "README.md").read_text(encoding="utf-8")))
     readme = re.sub(r"\bevakeras/(\w+)\.py\)", r"api/\1.md)", readme)
+    shown = parts_from(readme)
     for name, (heading, *more) in PAGES.items():
         first = re.sub(r"^#(#+ )", r"\1", section(readme, heading), flags=re.M)  # its heading is the page's
         parts = [first, *(section(readme, heading) for heading in more)]
@@ -91,7 +92,7 @@ def cut_readme(source):
         write(source / name, "\n\n".join(parts))
     for name in ("index.md", "solutions.md"):
         text = (source / name).read_text(encoding="utf-8")
-        for comment, part in parts_from(readme).items():
+        for comment, part in shown.items():
             text = text.replace(f"<!-- {comment} -->", part.strip())
         write(source / name, text)
 

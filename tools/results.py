@@ -13,7 +13,7 @@ import sys
 
 import nbformat
 from claims import page as claims_page
-from listing import ROOT, sessions
+from listing import ROOT, sessions, write_whole
 
 RESULTS = "application/vnd.evakeras.results+json"
 
@@ -30,9 +30,7 @@ def main():
             continue
         stale.append(str(path.relative_to(ROOT)))
         if not check:
-            draft = path.with_name(f".{path.name}.draft")
-            draft.write_text(text, encoding="utf-8")
-            draft.replace(path)  # whole or not at all, should Ctrl-C come
+            write_whole(path, text)
     print(
         f"{'out of date' if check else 'written'}: {', '.join(stale)}"
         if stale

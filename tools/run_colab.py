@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
-from listing import chosen, notebooks
+from listing import chosen, indented, notebooks, set_variables
 from nbclient import NotebookClient
 
 
@@ -28,7 +28,7 @@ def main():
     options = parse()
     if options.inside:
         return asyncio.run(execute(options.folder, options.inside, options.limit))
-    set_variables()
+    forget_this_checkout()
     written, start = notebooks(options.folder), time.perf_counter()
     if not written:
         sys.exit(f"No notebooks in {options.folder}: make colab")
@@ -52,7 +52,7 @@ def run_all(python, files, options):
                 print(f"{name} {'FAILED after ' if error else ''}{seconds:.0f} s", flush=True)
                 if error:
                     failed.append(name)
-                    print("\n".join("    " + line for line in error.splitlines()[-15:]), flush=True)
+                    print(indented(error), flush=True)
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
             raise
@@ -69,11 +69,8 @@ def parse():
     return parser.parse_args()
 
 
-def set_variables():
-    os.environ["EVAKERAS_QUICK"] = "1"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if "EVAKERAS_DATA" in os.environ:  # the notebooks run in folders of their own
-        os.environ["EVAKERAS_DATA"] = str(Path(os.environ["EVAKERAS_DATA"]).resolve())
+def forget_this_checkout():
+    set_variables(quick=True)
     for name in ("PYTHONPATH", "JUPYTER_PATH"):
         os.environ.pop(name, None)
 
