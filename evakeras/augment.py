@@ -504,6 +504,15 @@ class ImageDataAugmentation(_Augmentation):
     Args:
         arguments: dict of arguments of the old class, explained at `from_image_data_generator`.
         seed: integer that makes the random numbers repeat.
+
+    Raises:
+        TypeError: an argument that the old class does not have.
+        ValueError: one outside its range.
+
+    Example:
+        >>> layer = ImageDataAugmentation({"horizontal_flip": True}, seed=0)
+        >>> tuple(layer(np.zeros((2, 8, 8, 1)), training=True).shape)
+        (2, 8, 8, 1)
     """
 
     def __init__(self, arguments=None, seed=None, **options):
@@ -1198,6 +1207,7 @@ def search_policy(
     Raises:
         ValueError: a number below 1, an unknown operation, a reward that is no finite number, a folder in
             which a search with other settings is kept.
+        TypeError: a seed that is not an integer.
         RuntimeError: another process is searching in `folder`, or its file system has no locks.
 
     Example:

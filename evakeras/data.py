@@ -73,7 +73,8 @@ def load_mnist(path: str | os.PathLike | None = None, *, limit: int | None = Non
     Raises:
         FileNotFoundError: `path` or the folder that `EVAKERAS_DATA` names does not exist.
         PermissionError: the file may not be read.
-        ValueError: the file is damaged, holds something else or more than 1 GiB. It is never passed over.
+        ValueError: the file is damaged, holds something else or more than 1 GiB (it is never passed over);
+            a limit that is not a whole number of at least 1.
 
     Example:
         >>> load_mnist(limit=100).x_train.shape
@@ -112,7 +113,7 @@ def load_cifar10(path: str | os.PathLike | None = None, *, limit: int | None = N
     Raises:
         FileNotFoundError: no such file, or no file and no way to download the set. There is no substitute.
         PermissionError: the file may not be read.
-        ValueError: the file is damaged, holds something else or more than 1 GiB.
+        ValueError: the file is damaged, holds something else or more than 1 GiB; a limit below 1.
 
     Example:
         >>> load_cifar10("nowhere.npz")
@@ -215,8 +216,9 @@ def batches(
 
     Raises:
         RuntimeError: Keras's backend is not TensorFlow.
-        ValueError: empty or of different length, not four axes, batch_size not a whole number of at least 1;
-            Keras's own MixUp or CutMix, which would mix the images and not the labels.
+        ValueError: empty or of different length, not four axes, NaN, a batch_size that is not a whole number
+            of at least 1; an `augment` that is neither layer nor function, or a layer that changes labels
+            without `y`; Keras's own MixUp or CutMix, which would mix the images and not the labels.
 
     Example:
         >>> digits = load_digits()

@@ -40,7 +40,8 @@ def gap(history: dict, epoch: int = -1) -> Gap:
         A `Gap`.
 
     Raises:
-        ValueError: one of the two is missing, empty, or not between 0 and 1.
+        ValueError: not a dict or `History`; one of the two lists is missing, empty, longer than the other, or
+            not between 0 and 1; an epoch outside of them.
 
     Example:
         >>> gap({"accuracy": [0.9933], "val_accuracy": [0.9884]}).reach.__round__(4)

@@ -253,7 +253,7 @@ def occlusion(
         `(N, H, W)` float32, 0 or more.
 
     Raises:
-        ValueError: a box, stride or fill that does not fit, nor a model or images; classes out of range.
+        ValueError: a box, stride, fill, model or images that do not fit together; classes out of range.
 
     Example:
         >>> model = keras.Sequential([keras.Input((3, 3, 1)), layers.Flatten(), layers.Dense(1)])

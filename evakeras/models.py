@@ -162,7 +162,8 @@ def build(
         A `keras.Sequential`: float images `(N, *input_shape)` in, probabilities `(N, classes)` out.
 
     Raises:
-        ValueError: unknown name, a rate outside [0, 1), an input that is too small.
+        ValueError: unknown name, a rate outside [0, 1), an `input_shape` that is not three positive integers
+            or too small for the layout, fewer than 2 classes.
 
     Example:
         >>> build("fifth").count_params()

@@ -46,7 +46,7 @@ def image_grid(
         The figure.
 
     Raises:
-        ValueError: no images, wrong shape, NaN, titles that do not match, an empty range.
+        ValueError: no images, wrong shape, NaN, titles that do not match, an empty range, columns below 1.
 
     Example:
         >>> figure = image_grid(np.zeros((3, 8, 8), np.uint8), ["a", "b", "c"])
@@ -150,8 +150,8 @@ def histograms(
         value_range: `(left, right)` for all, on one axis; values outside are left out. None takes each
             array's own.
         xlabel: what the values are, with their unit.
-        log: whether to count on a logarithmic axis.
         title: text above all.
+        log: whether to count on a logarithmic axis.
 
     Returns:
         The figure.

@@ -42,6 +42,7 @@ class Run:
 
     `history` maps each metric to one float per epoch, as Keras's own does; `seconds` is the time that the
     epochs took, one float each. `folder` holds `state.json` and the last `epoch-NN.keras` (or all of them).
+    `name` and `seed` are those it was given; `read_back` says that it was found finished, not trained now.
     """
 
     name: str
