@@ -1,6 +1,7 @@
 # evakeras: every target starts from nothing and can be repeated.
 PYTHON ?= python3
 OLDEST_PYTHON ?= python3.10
+OLDEST_TESTS ?= test
 CONSTRAINTS ?= constraints.txt
 VENV ?= .venv
 EXTRAS ?= cpu,notebooks,test
@@ -104,11 +105,11 @@ test-notebooks: $(VENV)/ready
 	@EVAKERAS_QUICK=1 $(BIN)/python -m pytest notebooks --nbval-lax --nbval-current-env \
 	  --nbval-cell-timeout=300 -n 2 --dist loadscope -q
 
-# The same checks in an environment of its own.
+# The same checks in an environment of its own; OLDEST_TESTS=test-code leaves the notebooks out.
 test-oldest:
 	@$(OLDEST_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))' 2>/dev/null || \
 	  { echo "Python 3.10 is needed: make test-oldest OLDEST_PYTHON=/path/to/python3.10"; exit 1; }
-	@$(MAKE) --no-print-directory test VENV=.venv-oldest PYTHON=$(OLDEST_PYTHON) CONSTRAINTS=constraints-oldest.txt
+	@$(MAKE) --no-print-directory $(OLDEST_TESTS) VENV=.venv-oldest PYTHON=$(OLDEST_PYTHON) CONSTRAINTS=constraints-oldest.txt
 
 # Keras's other backends, where there is no TensorFlow: tests of what needs it are skipped, and say so.
 test-jax test-torch: test-%:
