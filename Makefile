@@ -40,7 +40,7 @@ help:
 	@echo "make clean    remove the environments, build/ and dist/"
 
 venv: $(VENV)/ready
-	@echo "make venv: the environment $(VENV) is ready."
+	@echo "make venv: the environment $(VENV) is ready. In each terminal that is to use it: source $(BIN)/activate"
 
 $(VENV)/ready: pyproject.toml $(wildcard $(CONSTRAINTS))
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

@@ -106,8 +106,8 @@ def needs(file):
 
 def needs_in_words(file):
     always, sometimes = needs(file)
-    text = f"needs {', '.join(always)}"
-    return f"{text}; for some of it {', '.join(sometimes)}" if sometimes else text
+    text = f"needs {', '.join(always)}" + (f"; for some of it {', '.join(sometimes)}" if sometimes else "")
+    return re.sub(r"(tensorflow[^,;]*)", r"\1 (or jax, or torch)", text)
 
 
 def _imported(nodes):

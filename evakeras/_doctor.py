@@ -19,6 +19,7 @@ from pathlib import Path
 from evakeras._copy import DISTRIBUTIONS, PACKAGE, requirements
 
 OK, NOTE, PROBLEM = "ok", "note", "PROBLEM"
+DOWNLOADED = "Sessions download it once; without a network they use 1,797 small digits."
 PATIENCE = 180  # seconds for the other process in all, which takes ten on most computers
 CODE = f"import sys; sys.path.append({str(PACKAGE.parent)!r}); from evakeras._doctor import probe; probe()"
 
@@ -26,13 +27,29 @@ CODE = f"import sys; sys.path.append({str(PACKAGE.parent)!r}); from evakeras._do
 def doctor():
     """Print one line for each finding; return 1 if one of them is a problem, else 0."""
     problems = 0
-    for findings in (_python, _folder, _hiding_files, _packages, _probed):
+    looks = (_python, _folder, _hiding_files, _packages, _probed)
+    if _environment_beside():
+        looks = (_python, _wrong_python)
+    for findings in looks:
         for level, text in findings():
             print(f"{level:8} {' '.join(text.split())}", flush=True)
             problems += level == PROBLEM
     count = f"{problems} problem{'s' * (problems != 1)}"
     print(f"{count}: the lines above say what to do." if problems else "No problem: you can begin.")
     return int(problems > 0)
+
+
+def _environment_beside():
+    """How to enter the environment that `make` made in this folder, where another Python was started."""
+    if _installed("keras"):
+        return None
+    if Path(".venv/bin/activate").is_file():
+        return "source .venv/bin/activate"
+    return r".venv\Scripts\activate" if Path(".venv/Scripts/activate").is_file() else None
+
+
+def _wrong_python():
+    yield PROBLEM, f"This is not the Python of the course's environment. Run: {_environment_beside()}"
 
 
 def _install(*names):
@@ -313,13 +330,13 @@ def _mnist():
     except FileNotFoundError as error:
         yield PROBLEM, f"MNIST: {error}. Make that folder, or set EVAKERAS_DATA to the one with mnist.npz"
         return
+    folder = os.environ.get("EVAKERAS_DATA")
+    if file is None and folder:
+        yield NOTE, f"MNIST: neither EVAKERAS_DATA={folder} nor Keras's cache holds mnist.npz. {DOWNLOADED}"
+        return
     if file is None:
-        yield (
-            NOTE,
-            "MNIST: not on this computer. Sessions download it once; without a network they use 1,797 small "
-            "digits. To have it without a network, put mnist.npz in a folder and set EVAKERAS_DATA to that "
-            "folder",
-        )
+        advice = "To have it without a network, set EVAKERAS_DATA to a folder with mnist.npz"
+        yield NOTE, f"MNIST: not on this computer. {DOWNLOADED} {advice}"
         return
     try:
         data.load_mnist(file, limit=1)
@@ -328,7 +345,6 @@ def _mnist():
     except (OSError, ValueError) as error:
         yield PROBLEM, f"MNIST: {error}. Delete that file, and download it again"
     else:
-        folder = os.environ.get("EVAKERAS_DATA")
         place = "EVAKERAS_DATA" if folder and file.parent == Path(folder) else "Keras's cache"
         yield OK, f"MNIST: {file} ({place})"
 

@@ -298,10 +298,12 @@ def surface(
     styles = zip(cycle(COLORS[1:]), cycle(MARKERS), strict=False)
     for (name, path), (color, marker) in zip(paths.items(), styles, strict=False):
         above.plot(*path.T, color=color, marker=marker, ms=3, lw=1, label=name)
-        relief.plot(*path.T, heights[name], color=color, marker=marker, ms=3, lw=1, zorder=10)
+        relief.plot(*path.T, heights[name], color=color, marker=marker, ms=2, lw=0.8, zorder=10)
     above.set(xlabel=xlabel, ylabel=ylabel, title="from above", xlim=x_range, ylim=y_range)
-    relief.set(xlabel=xlabel, ylabel=ylabel, title="in 3-D")
-    relief.set_zlabel("loss", labelpad=10)
+    relief.set_title("in 3-D")
+    for name, put in ((xlabel, relief.set_xlabel), (ylabel, relief.set_ylabel), ("loss", relief.set_zlabel)):
+        put(name, labelpad=10)
+    relief.locator_params(nbins=4)  # more would run into each other at the far corners
     relief.set_box_aspect(None, zoom=0.85)  # else the label of the third axis is cut off
     if paths:
         above.legend(fontsize=9)

@@ -42,7 +42,7 @@ def test_a_description_that_is_there_stays():
 
 
 def test_the_page_of_a_notebook_describes_its_figures():
-    page = course.page(nbformat.read(NOTEBOOKS[10], 4), "11")
+    page = course.page(nbformat.read(NOTEBOOKS[10], 4))
     assert course.UNDESCRIBED not in page and "drawn step by step" in page
 
 

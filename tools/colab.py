@@ -20,6 +20,11 @@ from IPython.core.inputtransformer2 import TransformerManager
 from listing import ROOT, notebooks
 
 IMPORTED_AS = {"pillow": "PIL", "scikit-learn": "sklearn"}  # where the package is not called as its module
+IN_COLAB = """
+
+**In Colab:** run the next cell first; it writes the helpers beside this notebook. Without a GPU write
+`QUICK = True` in the settings. What is kept in `runs/` is lost when Colab ends your session. `CLAIMS.md` is
+in the course's repository, and the solutions are a notebook of their own."""
 LINK = re.compile(r"(?<!!)\[([^]]*)\]\(([^)\s]+)\)")
 NAMED = re.compile(r"(?<!\[)`([\w./-]+\.ipynb)`")
 
@@ -50,6 +55,7 @@ def alone(file, url=None, root=ROOT):
     if helpers:
         first = [cell.cell_type for cell in notebook.cells].index("code")
         notebook.cells.insert(first, helper_cell(helpers, root))
+        notebook.cells[0].source += IN_COLAB
     nbformat.validate(notebook)
     return notebook
 

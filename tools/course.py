@@ -27,6 +27,10 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 COVER = "attachment:cover.png"
 UNDESCRIBED = "No description has been provided for this image"
 TITLES, AXES = {"title", "titles", "suptitle"}, {"xlabel", "ylabel"}  # words of Matplotlib and of plots.py
+QUICK_RUN = (
+    "A quick run, on little data: it shows that every cell works on this computer, and its numbers mean "
+    "nothing. The text speaks of the full run, whose outputs are in notebooks/ and in the site."
+)
 TENSORFLOW_LOG = re.compile(r"^(WARNING: All log messages before absl|[IWE]\d{4} ).*\n?", re.M)
 
 
@@ -47,9 +51,11 @@ def main():
             write_whole(file, nbformat.writes(notebook) + "\n")
         if file.parent == NOTEBOOKS:
             nbformat.write(notebook, options.folder / file.name)
-            (options.folder / f"{file.stem}.html").write_text(page(notebook, file.stem), encoding="utf-8")
+            made = page(notebook, head("" if options.full else QUICK_RUN))
+            (options.folder / f"{file.stem}.html").write_text(made, encoding="utf-8")
             cards.append(card(notebook, file.stem, seconds, error))
-    (options.folder / "index.html").write_text(index(cards, options.full), encoding="utf-8")
+    if not options.only:  # which would leave the others out
+        (options.folder / "index.html").write_text(index(cards, options.full), encoding="utf-8")
     return close(len(cards), failed, options.folder, time.perf_counter() - start)
 
 
@@ -93,6 +99,10 @@ def execute(file):
         client.execute(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # cells' output comes by message
     except (CellExecutionError, DeadKernelError) as problem:
         error = str(problem)
+    except AssertionError as problem:
+        if isinstance(problem.__context__, DeadKernelError):  # nbclient's way to end with Ctrl-C
+            raise KeyboardInterrupt from None
+        raise
     seconds = time.perf_counter() - start
     print(f"{'FAILED after ' if error else ''}{seconds:.0f} s", flush=True)
     tidy(notebook)
@@ -135,13 +145,20 @@ class OfflineRenderer(IPythonRenderer):
         return mathml(body)
 
 
-def page(notebook, name):
+def head(note):
+    """What stands above a notebook in its page."""
+    words = f"<b>{note}</b>" if note else ""
+    return f'<p style="max-width: 60em; margin: 1em auto"><a href="index.html">← all sessions</a> {words}</p>'
+
+
+def page(notebook, above=""):
     """The notebook as one HTML page that needs nothing else."""
     exporter = HTMLExporter(mathjax_url="", require_js_url="", mermaid_js_url="", jquery_url="")
     renderer = OfflineRenderer(escape=False)
     exporter.register_filter("markdown2html", lambda text: MarkdownWithMath(renderer=renderer).render(text))
     complete = described(with_pictures_inside(notebook))
-    body, _ = exporter.from_notebook_node(complete, {"metadata": {"name": name}})
+    body, _ = exporter.from_notebook_node(complete, {"metadata": {"name": title(notebook)}})
+    body = body.replace("<main>", f"<main>{above}", 1)
     for output in (output for cell in complete.cells for output in cell.get("outputs", [])):
         if "image/png" in output.get("data", {}):  # whose description nbconvert's page leaves out
             body = body.replace(UNDESCRIBED, html.escape(output.metadata["image/png"]["alt"]), 1)
@@ -249,7 +266,7 @@ def card(notebook, name, seconds, error):
 
 def index(cards, full):
     mode = (
-        "in full length" if full else "in quick mode: little data, few epochs, figures for orientation only"
+        "in full length" if full else "in quick mode, on little data: the numbers in these pages mean nothing"
     )
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -270,7 +287,9 @@ a {{ color: #0072B2 }}
 
 
 def close(count, failed, folder, seconds):
-    where = (folder / "index.html").resolve()
+    where = folder.resolve() / "index.html"
+    if not where.is_file():
+        where = where.parent
     if failed:
         print(f"Failed: {', '.join(failed)}. Pages: {where}")
         return 1

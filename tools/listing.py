@@ -21,7 +21,7 @@ def chosen(files, only):
     """Those of the files whose names begin with one of the numbers; all of them without any."""
     if not only:
         return files
-    found = [file for file in files if file.name.startswith(tuple(only))]
+    found = [file for file in files if file.name.startswith(tuple(number.zfill(2) for number in only))]
     if not found:
         sys.exit(f"No notebook begins with {' or '.join(only)}.")
     return found

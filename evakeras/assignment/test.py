@@ -8,7 +8,7 @@ Nothing imports this file: `import test` would find the tests of Python itself.
 import os
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no log lines from TensorFlow
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # fewer log lines from TensorFlow
 
 import keras
 
@@ -32,6 +32,8 @@ def trained(plan, digits):
 
 def main():
     for plan in (settings.FULL, settings.QUICK):
+        if not list(settings.RUNS.glob(f"{plan.name}-*")):
+            continue
         digits = data.load(plan)
         models = trained(plan, digits)
         if models:

@@ -13,7 +13,7 @@ import shutil
 import sys
 from functools import partial
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no log lines from TensorFlow
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # fewer log lines from TensorFlow
 
 try:
     import data
