@@ -1,12 +1,17 @@
 """What all tests share: a fixed hypothesis profile, no display, no network, the data sets where they are."""
 
+import contextlib
+import functools
 import os
 import re
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+SESSIONS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+NOTEBOOKS = SESSIONS + sorted((ROOT / "notebooks" / "solutions").glob("[0-9]*.ipynb"))
 sys.path.insert(0, str(ROOT))  # so that a checkout is tested, installed or not
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -45,6 +50,36 @@ def readable(value):
 def pyproject():
     """What pyproject.toml says."""
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+@functools.cache
+def notebook(file):
+    """A notebook as it is saved. It is read once for all tests: copy it before you change it."""
+    import nbformat  # which not every environment has
+
+    return nbformat.read(file, 4)
+
+
+def python(*arguments, cwd, timeout=500, **variables):
+    """Run Python in a process of its own, which knows this checkout only from a given PYTHONPATH."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | variables
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+
+
+@contextlib.contextmanager
+def configured(**settings):
+    """Keras with other settings, such as `dtype_policy="mixed_bfloat16"`; then as it was."""
+    import keras
+
+    before = {name: getattr(keras.config, name)() for name in settings}
+    try:
+        for name, value in settings.items():
+            getattr(keras.config, f"set_{name}")(value)
+        yield
+    finally:
+        for name, value in before.items():
+            getattr(keras.config, f"set_{name}")(value)
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,12 @@
 """Maps against calculations by hand, loops, finite differences and tf-keras-vis; the model stays as it is."""
 
 import copy
+import functools
 
 import keras
 import numpy as np
 import pytest
+from conftest import configured
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
@@ -72,6 +74,12 @@ def maps_of(function, model, images, class_index=None, **options):
     assert found.shape == images.shape[:3] and found.dtype == np.float32 and (found >= 0).all()
     assert np.isfinite(found).all() and found.any()
     return found
+
+
+@pytest.fixture(scope="module")
+def plain(model, images):
+    """Maps of `model` with a function and a class, each made once."""
+    return functools.cache(lambda function, index=None: maps_of(function, model, images, index))
 
 
 def assert_same(found, expected, tolerance=1e-5):
@@ -500,14 +508,14 @@ MAKES = [
 
 @pytest.mark.parametrize("make", MAKES)
 @pytest.mark.parametrize("function", MAPS)
-def test_the_same_network_gives_the_same_maps_however_it_is_built(function, make, model, images):
+def test_the_same_network_gives_the_same_maps_however_it_is_built(function, make, model, images, plain):
     other = make()
     ours = [weight for weight in other.weights if "seed" not in weight.name]
     for mine, theirs in zip(ours, model.weights, strict=True):
         mine.assign(theirs.numpy())  # not the variable: on JAX both would share one memory
     assert_same(run(other, images), run(model, images))
     for index in (None, 1):
-        assert_same(maps_of(function, other, images, index), maps_of(function, model, images, index), 1e-4)
+        assert_same(maps_of(function, other, images, index), plain(function, index), 1e-4)
 
 
 @pytest.mark.parametrize("make", [nested_tail, nested_backbone])
@@ -593,19 +601,19 @@ def test_one_sigmoid_output_is_explained_by_its_logit(images):
 
 
 @pytest.mark.parametrize("function", MAPS)
-def test_images_are_explained_alike_alone_and_in_batches_of_any_size(function, model, images):
-    expected = maps_of(function, model, images)
+def test_images_are_explained_alike_alone_and_in_batches_of_any_size(function, model, images, plain):
+    expected = plain(function)
     assert_same(maps_of(function, model, images, batch_size=2), expected, 1e-4)
     assert_same(maps_of(function, model, images[3:4]), expected[3:4], 1e-4)
 
 
 @pytest.mark.parametrize("function", MAPS)
-def test_none_explains_the_predicted_class_and_each_image_can_have_its_own(function, model, images):
+def test_none_explains_the_predicted_class_and_each_image_can_have_its_own(function, model, images, plain):
     predicted = run(model, images).argmax(axis=1)
-    expected = maps_of(function, model, images)
+    expected = plain(function)
     assert np.array_equal(maps_of(function, model, images, predicted), expected)
     assert np.array_equal(maps_of(function, model, images, predicted.tolist()), expected)
-    each = [maps_of(function, model, images, index) for index in range(3)]
+    each = [plain(function, index) for index in range(3)]
     mixed = maps_of(function, model, images, [0, 1, 2, 1, 0])
     assert_same(mixed, np.stack([each[index][i] for i, index in enumerate([0, 1, 2, 1, 0])]))
 
@@ -620,15 +628,12 @@ def test_whole_numbers_are_taken_as_they_are(function, images):
 
 
 @pytest.mark.parametrize("function", MAPS)
-def test_maps_of_a_mixed_precision_model_are_float32_and_nearly_the_same(function, model, images):
-    try:
-        keras.config.set_dtype_policy("mixed_bfloat16")
+def test_maps_of_a_mixed_precision_model_are_float32_and_nearly_the_same(function, model, images, plain):
+    with configured(dtype_policy="mixed_bfloat16"):
         mixed = keras.Sequential([keras.Input(SHAPE), *parts(), layers.Softmax(dtype="float32")])
         mixed.set_weights(model.get_weights())
         found = maps_of(function, mixed, images, 1)
-    finally:
-        keras.config.set_dtype_policy("float32")
-    expected = maps_of(function, model, images, 1)
+    expected = plain(function, 1)
     tolerance = 1e-3 if function is occlusion else 0.1 * expected.mean()
     assert np.abs(found - expected).mean() < tolerance
     assert not np.array_equal(found, expected)

@@ -5,7 +5,7 @@ from functools import partial
 import keras
 import numpy as np
 import pytest
-from conftest import readable
+from conftest import configured, readable
 from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers
@@ -78,14 +78,14 @@ def digits():
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_short_run_of_a_recipe_reaches_its_floor(name, digits):
-    x, y = digits.x_train[:800].astype("float32") / 255, digits.y_train[:800]
-    batch = 32  # a quarter of the recipe's, for more steps in less time
-    model = compiled(name, len(x) * RECIPES[name].batch_size // batch, epochs=8)
-    model.fit(x, y, batch_size=batch, epochs=8, verbose=0)
+    x, y = digits.x_train[:1400].astype("float32") / 255, digits.y_train[:1400]
+    batch, epochs = 16, 2  # many steps in little time
+    model = compiled(name, len(x) * RECIPES[name].batch_size // batch, epochs=epochs)
+    model.fit(x, y, batch_size=batch, epochs=epochs, verbose=0)
     x, y = digits.x_test[:500].astype("float32") / 255, digits.y_test[:500]
     # With the statistics of this batch: moving averages need more than 200 steps to settle.
     found = keras.ops.convert_to_numpy(model(x, training=True)).argmax(axis=1)
-    assert np.mean(found == y) > 0.9
+    assert np.mean(found == y) > 0.85  # found: at least 0.90; with a hundredth of the peak at most 0.49
 
 
 def test_the_rate_of_a_recipe_rises_for_a_quarter_of_the_steps_to_its_peak_and_ends_at_zero():
@@ -356,11 +356,8 @@ def test_receptive_field_knows_layers_that_work_on_each_point_alone():
 
 
 def test_models_take_channels_last_whatever_keras_is_set_to():
-    keras.config.set_image_data_format("channels_first")
-    try:
+    with configured(image_data_format="channels_first"):
         shapes = [build(name).output_shape for name in ("fast", "ninth")]
-    finally:
-        keras.config.set_image_data_format("channels_last")
     assert shapes == [(None, 10)] * 2
 
 
@@ -471,9 +468,8 @@ def test_receptive_field_refuses_what_is_not_a_known_chain(make):
         receptive_field(make())
 
 
-@pytest.mark.parametrize("name", ["first", "third", "eighth", "fast"])
-def test_receptive_field_is_the_one_that_gradients_reach(tf, name):
-    model = build(name)
+def test_receptive_field_is_the_one_that_gradients_reach(tf):
+    model = build("eighth")
     for weight in model.trainable_weights:
         weight.assign(np.abs(weight.numpy()) + 0.01)  # positive everywhere: no ReLU cuts the gradient off
     images = tf.constant(np.random.default_rng(0).random((48, 28, 28, 1), np.float32))
