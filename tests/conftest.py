@@ -53,18 +53,18 @@ def pyproject():
 
 
 @functools.cache
-def notebook(file):
+def read_notebook(file):
     """A notebook as it is saved. It is read once for all tests: copy it before you change it."""
     import nbformat  # which not every environment has
 
     return nbformat.read(file, 4)
 
 
-def python(*arguments, cwd, timeout=500, **variables):
+def python(*arguments, cwd, **variables):
     """Run Python in a process of its own, which knows this checkout only from a given PYTHONPATH."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | variables
     command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=500)
 
 
 @contextlib.contextmanager

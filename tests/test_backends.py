@@ -1,15 +1,15 @@
 """Keras on JAX and PyTorch: what needs TensorFlow says so in one line, and README lists it."""
 
 import re
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from conftest import ROOT, configured
 
 from evakeras import augment, data, train
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
 
 
 @pytest.fixture(params=["jax", "torch"])
@@ -40,23 +40,25 @@ def test_a_run_says_that_a_strategy_needs_tensorflow_before_anything_is_written(
     assert not (tmp_path / "new").exists()
 
 
-def test_what_keras_is_told_before_a_run_holds_inside_it(tmp_path):
+def test_what_keras_is_told_before_a_run_holds_inside_it_and_after_it(tmp_path):
+    def told():
+        return keras.config.dtype_policy().name, keras.distribution.distribution()
+
     class Seen(Exception):
         pass
 
     def build():
-        raise Seen(keras.config.dtype_policy().name, keras.distribution.distribution())
+        raise Seen(*told())
 
-    policy, distribution = keras.config.dtype_policy(), keras.distribution.DataParallel(devices=["cpu:0"])
-    keras.config.set_dtype_policy("mixed_bfloat16")
+    distribution = keras.distribution.DataParallel(devices=["cpu:0"])
     keras.distribution.set_distribution(distribution)
     try:
-        with pytest.raises(Seen) as seen:
-            train.run(build, np.zeros((4, 2)), np.zeros(4), epochs=1, folder=tmp_path)
+        with configured(dtype_policy="mixed_bfloat16"):
+            with pytest.raises(Seen) as seen:
+                train.run(build, np.zeros((4, 2)), np.zeros(4), epochs=1, folder=tmp_path)
+            assert seen.value.args == told() == ("mixed_bfloat16", distribution)
     finally:
         keras.distribution.set_distribution(None)
-        keras.config.set_dtype_policy(policy)
-    assert seen.value.args == ("mixed_bfloat16", distribution)
 
 
 @pytest.mark.parametrize("layer", [augment.Cutout(3), augment.MixUp(classes=2)], ids=["Cutout", "MixUp"])

@@ -8,9 +8,9 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+from conftest import ROOT
 
 pytestmark = pytest.mark.usefixtures("tf")
-ROOT = Path(__file__).resolve().parents[1]
 
 FAKE = '''"""Of what is
 compared.
@@ -24,8 +24,9 @@ def rows(quick=False):
 LAME = '"""No."""\n\ndef rows(quick=False):\n    raise OSError("no scales here")\n'
 
 
-def load(file):
-    spec = importlib.util.spec_from_file_location(f"benchmark_{file.stem}", file)
+def benchmark(name):
+    file = ROOT / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", file)
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(file.parent)  # where it finds timing.py
@@ -45,7 +46,7 @@ def folder(tmp_path):
 
 @pytest.fixture(scope="module")
 def runner():
-    return load(ROOT / "benchmarks" / "run.py")
+    return benchmark("run")
 
 
 def test_a_full_run_prints_the_table_and_writes_both_files(runner, folder, capsys):
@@ -85,18 +86,15 @@ def test_what_cannot_run_says_why_and_the_others_are_kept(runner, folder, capsys
 
 
 def test_the_sides_of_the_augmentation_benchmark_make_the_same_images():
-    benchmark = load(ROOT / "benchmarks" / "augmentation.py")
-    images = benchmark.crops(3)
+    augmentation = benchmark("augmentation")
+    images = augmentation.crops(3)
     assert images.shape == (3, 224, 224, 3) and images.dtype == np.uint8
-    found = benchmark.in_turns(benchmark.passes(images, 2), repeats=2)
+    found = augmentation.in_turns(augmentation.passes(images, 2), repeats=2)
     assert set(found) == {"evakeras", "ImageDataGenerator.flow", "NumPy and SciPy"}
     assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in found.values())
     flat = np.full((5, 8, 8, 1), 7, "uint8")
-    assert benchmark.moved(flat, 2, 2).shape == (2, 8, 8, 1) and (benchmark.moved(flat, 4, 2) == 7).all()
-
-
-def benchmark(name):
-    return load(ROOT / "benchmarks" / f"{name}.py")
+    assert augmentation.moved(flat, 2, 2).shape == (2, 8, 8, 1)
+    assert (augmentation.moved(flat, 4, 2) == 7).all()
 
 
 def check_rows(rows, count, repeats, unit=None):
@@ -256,11 +254,9 @@ def test_maps_that_differ_or_are_empty_are_refused():
 
 
 def test_import_time_imports_all_helpers():
-    import_time = benchmark("import_time")
-    assert {"data", "explain", "normalize", "train"} <= set(import_time.HELPERS)
-    code = next(code for name, code in import_time.OURS.items() if "helpers" in name)
-    every = {file.stem for file in (ROOT / "evakeras").glob("[a-z]*.py")}
-    assert code == f"from evakeras import {', '.join(sorted(every))}"
+    code = next(code for name, code in benchmark("import_time").OURS.items() if "helpers" in name)
+    names = code.removeprefix("from evakeras import ").split(", ")
+    assert {"data", "explain", "normalize", "train"} <= set(names)
 
 
 def test_rows_of_import_time_start_each_anew(monkeypatch):
@@ -326,6 +322,6 @@ def test_no_suite_without_nbval(notebook_suite, monkeypatch):
     [([0.98, 0.9941, 0.9939], 2, "2 epochs"), ([0.98, 0.9933], 2, "99.33% only: a lower bound")],
 )
 def test_the_eighth_model_needs_the_epochs_that_session_03_found(means, epochs, text):
-    benchmark = load(ROOT / "benchmarks" / "time_to_accuracy.py")
-    found, baseline = benchmark.needed_epochs({"03-compact": {"by_epoch": {"eighth": means}}})
+    given = {"03-compact": {"by_epoch": {"eighth": means}}}
+    found, baseline = benchmark("time_to_accuracy").needed_epochs(given)
     assert found == epochs and text in baseline

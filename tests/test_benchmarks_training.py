@@ -4,15 +4,14 @@ import importlib
 import json
 import re
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from evakeras import data, models
 
 pytestmark = pytest.mark.usefixtures("tf")
-ROOT = Path(__file__).resolve().parents[1]
 TORCH_MISSING = 'needs PyTorch: pip install ".[bench]"'
 
 

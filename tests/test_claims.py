@@ -3,12 +3,11 @@
 import importlib
 import json
 import re
-from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import ROOT, SESSIONS, read_notebook
 
-ROOT = Path(__file__).resolve().parent.parent
 LEDGER = json.loads((ROOT / "assets" / "claims.json").read_text(encoding="utf-8"))
 HOW_MANY = {"C": 21, "P": 12, "N": 8, "B": 13, "R": 10, "A": 9, "K": 2, "V": 5, "O": 10}
 
@@ -27,8 +26,8 @@ def test_every_claim_of_the_notes_is_listed_once_in_order():
 def test_ledger_and_notebooks_are_of_one_mind(claims):
     """What the ledger calls wrong, the notebook does too; what simply holds is nowhere called wrong."""
     prose = ""
-    for file in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
-        cells = nbformat.read(file, 4).cells
+    for file in SESSIONS:
+        cells = read_notebook(file).cells
         prose += "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown") + "\n\n"
     paragraphs = [claims.counted(text) for text in re.split(r"\n\n|\n- ", prose)]
     for claim in LEDGER:

@@ -3,22 +3,19 @@
 import ast
 import asyncio
 import importlib
-import os
 import re
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import ROOT, python, read_notebook
 from hypothesis import example, given
 from hypothesis import strategies as st
 from IPython.core.inputtransformer2 import TransformerManager
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 pytestmark = pytest.mark.usefixtures("tf")
-ROOT = Path(__file__).resolve().parents[1]
 URL = "https://github.com/example/evakeras"
 PNG = "iVBORw0KGgoAAAANSUhEUg=="
 HOSTILE = [
@@ -87,11 +84,9 @@ def with_address(root, url=URL):
     (root / "pyproject.toml").write_text(f'{text}\n[project.urls]\nRepository = "{url}"\n')
 
 
-def run(code, folder, *options, **variables):
+def run(code, folder, **variables):
     """Run code in a fresh Python in a folder, without this checkout; returns what it printed."""
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [sys.executable, *options, "-c", code]
-    done = subprocess.run(command, cwd=folder, env=kept | variables, capture_output=True, text=True)
+    done = python("-c", code, cwd=folder, **variables)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
@@ -290,12 +285,12 @@ class TestNotebooks:
 
     def test_keep_code_and_outputs(self, ours):
         for file, notebook in ours.items():
-            before = [cell for cell in nbformat.read(file, 4).cells if cell.cell_type == "code"]
+            before = [cell for cell in read_notebook(file).cells if cell.cell_type == "code"]
             assert [cell for cell in notebook.cells if cell.cell_type == "code"][1:] == before
 
     def test_keep_their_pictures(self, ours):
         for file, notebook in ours.items():
-            attached = nbformat.read(file, 4).cells[0].get("attachments", {})
+            attached = read_notebook(file).cells[0].get("attachments", {})
             text = notebook.cells[0].source
             assert text.count("](data:image/png;base64,iVBOR") == len(attached)
             assert all(bundle["image/png"].replace("\n", "") in text for bundle in attached.values())
@@ -311,8 +306,7 @@ class TestNotebooks:
                     assert [link for link in dead if (file.parent / link).exists()] == [], file
 
     def test_are_written_by_the_tool(self, tmp_path, colab):
-        tool = [sys.executable, ROOT / "tools" / "colab.py", tmp_path / "out"]
-        done = subprocess.run(tool, capture_output=True, text=True)
+        done = python(ROOT / "tools" / "colab.py", tmp_path / "out", cwd=ROOT)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("22 notebooks")
         names = {file.relative_to(ROOT / "notebooks") for file in colab.notebooks()}
@@ -356,8 +350,7 @@ class TestBadges:
         text = (project / "pyproject.toml").read_text()
         (project / "pyproject.toml").write_text(re.sub(r"\n\[project\.urls\]\n.*\n", "", text))
         before = self.files(project)
-        tool = [sys.executable, ROOT / "tools" / "badges.py", project]
-        done = subprocess.run(tool, capture_output=True, text=True)
+        done = python(ROOT / "tools" / "badges.py", project, cwd=ROOT)
         assert done.returncode == 1 and done.stdout.startswith("No badges: "), done.stderr
         assert self.files(project) == before
 
@@ -433,7 +426,7 @@ class TestBadges:
     def test_of_this_project_are_those_of_its_address(self, colab):
         url = colab.repository()
         for file in colab.notebooks():
-            text = nbformat.read(file, 4).cells[0].source
+            text = read_notebook(file).cells[0].source
             assert text.count("<!-- colab -->") == bool(url), f"{file.name}: make badges"
             assert not url or f"git+{url}`" in text, f"{file.name}: make badges"
 
@@ -445,8 +438,7 @@ class TestRunning:
         nbformat.write(colab.alone(session, root=project), folder / "01_good.ipynb")
         shutil.copy(session, folder / "solutions" / "01_lacks.ipynb")
         shutil.copy(session, folder / "02_not_asked_for.ipynb")
-        command = [sys.executable, ROOT / "tools" / "run_colab.py", folder, "--only", "01"]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = python(ROOT / "tools" / "run_colab.py", folder, "--only", "01", cwd=ROOT)
         assert done.returncode == 1, done.stderr
         first, second, *reason, last = done.stdout.splitlines()
         assert re.fullmatch(r"01_good \d+ s", first)
@@ -463,6 +455,5 @@ class TestRunning:
             asyncio.run(run_colab.execute(file, tmp_path, 3))
 
     def test_needs_the_notebooks_to_be_made(self, tmp_path):
-        command = [sys.executable, ROOT / "tools" / "run_colab.py", tmp_path]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = python(ROOT / "tools" / "run_colab.py", tmp_path, cwd=ROOT)
         assert done.returncode == 1 and "make colab" in done.stderr

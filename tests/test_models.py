@@ -68,66 +68,6 @@ def test_compact_models_pool_before_they_normalize_and_then_cut_off():
     assert kinds[4:] == ["Conv2D", "MaxPooling2D", "BatchNormalization", "ReLU", "Dropout"]
 
 
-# Recipes
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return load_mnist(limit=2_000)
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_short_run_of_a_recipe_reaches_its_floor(name, digits):
-    x, y = digits.x_train[:1400].astype("float32") / 255, digits.y_train[:1400]
-    batch, epochs = 16, 2  # many steps in little time
-    model = compiled(name, len(x) * RECIPES[name].batch_size // batch, epochs=epochs)
-    model.fit(x, y, batch_size=batch, epochs=epochs, verbose=0)
-    x, y = digits.x_test[:500].astype("float32") / 255, digits.y_test[:500]
-    # With the statistics of this batch: moving averages need more than 200 steps to settle.
-    found = keras.ops.convert_to_numpy(model(x, training=True)).argmax(axis=1)
-    assert np.mean(found == y) > 0.85  # found: at least 0.90; with a hundredth of the peak at most 0.49
-
-
-def test_the_rate_of_a_recipe_rises_for_a_quarter_of_the_steps_to_its_peak_and_ends_at_zero():
-    model = compiled("fast", 1_000, epochs=10)
-    rates = np.array([float(model.optimizer._learning_rate(step)) for step in range(81)])
-    assert rates.argmax() == 20 and rates[20] == pytest.approx(RECIPES["fast"].peak)
-    assert (np.diff(rates[:21]) > 0).all() and (np.diff(rates[20:]) < 0).all()
-    assert rates[0] == pytest.approx(rates[20] / 10) and rates[80] == 0
-
-
-def test_a_recipe_counts_the_last_smaller_batch_and_takes_its_own_epochs():
-    recipe = RECIPES["tiny"]
-    model = compiled("tiny", recipe.batch_size + 1, input_shape=(32, 32, 3), classes=3)
-    assert model.input_shape == (None, 32, 32, 3) and model.output_shape == (None, 3)
-    rate = model.optimizer._learning_rate
-    assert float(rate(2 * recipe.epochs)) == 0 < float(rate(2 * recipe.epochs - 1))
-
-
-def test_augmentation_of_a_recipe_is_one_that_augment_takes():
-    from evakeras import augment
-
-    images = np.random.default_rng(0).random((4, 28, 28, 1), dtype=np.float32)
-    for recipe in RECIPES.values():
-        moved = augment.from_image_data_generator(**recipe.augmentation)(images, training=True)
-        assert moved.shape == images.shape and not np.allclose(moved, images)
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (("eighth", 100), "no recipe; expected one of fast, best, tiny, ninth"),
-        (("fast", 0), "images=0"),
-        (("fast", 10.0), "images=10.0"),
-        (("fast", 10, 0), "epochs=0"),
-    ],
-)
-def test_a_recipe_refuses_what_it_does_not_know(arguments, message):
-    name, images, *epochs = arguments
-    with pytest.raises(ValueError, match=message):
-        compiled(name, images, epochs=epochs[0] if epochs else None)
-
-
 @pytest.mark.parametrize("name", STEPS)
 @pytest.mark.parametrize("input_shape, classes", [((28, 28, 1), 10), ((32, 40, 3), 2)])
 def test_model_gives_probabilities_for_any_size_and_number_of_classes(name, input_shape, classes):
@@ -211,6 +151,66 @@ def test_smallest_input_is_built_and_one_pixel_less_refused(name):
 def test_build_refuses_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         build(**{"name": "third", **arguments})
+
+
+# Recipes
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_mnist(limit=2_000)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_short_run_of_a_recipe_reaches_its_floor(name, digits):
+    x, y = digits.x_train[:1400].astype("float32") / 255, digits.y_train[:1400]
+    batch, epochs = 16, 2  # many steps in little time
+    model = compiled(name, len(x) * RECIPES[name].batch_size // batch, epochs=epochs)
+    model.fit(x, y, batch_size=batch, epochs=epochs, verbose=0)
+    x, y = digits.x_test[:500].astype("float32") / 255, digits.y_test[:500]
+    # With the statistics of this batch: moving averages need more than 200 steps to settle.
+    found = keras.ops.convert_to_numpy(model(x, training=True)).argmax(axis=1)
+    assert np.mean(found == y) > 0.85  # found: at least 0.90; with a hundredth of the peak at most 0.49
+
+
+def test_the_rate_of_a_recipe_rises_for_a_quarter_of_the_steps_to_its_peak_and_ends_at_zero():
+    model = compiled("fast", 1_000, epochs=10)
+    rates = np.array([float(model.optimizer._learning_rate(step)) for step in range(81)])
+    assert rates.argmax() == 20 and rates[20] == pytest.approx(RECIPES["fast"].peak)
+    assert (np.diff(rates[:21]) > 0).all() and (np.diff(rates[20:]) < 0).all()
+    assert rates[0] == pytest.approx(rates[20] / 10) and rates[80] == 0
+
+
+def test_a_recipe_counts_the_last_smaller_batch_and_takes_its_own_epochs():
+    recipe = RECIPES["tiny"]
+    model = compiled("tiny", recipe.batch_size + 1, input_shape=(32, 32, 3), classes=3)
+    assert model.input_shape == (None, 32, 32, 3) and model.output_shape == (None, 3)
+    rate = model.optimizer._learning_rate
+    assert float(rate(2 * recipe.epochs)) == 0 < float(rate(2 * recipe.epochs - 1))
+
+
+def test_augmentation_of_a_recipe_is_one_that_augment_takes():
+    from evakeras import augment
+
+    images = np.random.default_rng(0).random((4, 28, 28, 1), dtype=np.float32)
+    for recipe in RECIPES.values():
+        moved = augment.from_image_data_generator(**recipe.augmentation)(images, training=True)
+        assert moved.shape == images.shape and not np.allclose(moved, images)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("eighth", 100), "no recipe; expected one of fast, best, tiny, ninth"),
+        (("fast", 0), "images=0"),
+        (("fast", 10.0), "images=10.0"),
+        (("fast", 10, 0), "epochs=0"),
+    ],
+)
+def test_a_recipe_refuses_what_it_does_not_know(arguments, message):
+    name, images, *epochs = arguments
+    with pytest.raises(ValueError, match=message):
+        compiled(name, images, epochs=epochs[0] if epochs else None)
 
 
 # Receptive fields. The measurement: all weights positive, all biases zero, one row (or column) of the
@@ -515,7 +515,7 @@ def with_ones(*stack, shape=(11, 9, 4)):
 def test_multiplications_are_counted_by_a_layer_that_adds_up_ones(layer):
     layer.trainable = False  # a frozen layer multiplies all the same
     model = with_ones(layer)
-    assert models.multiplications(model) == np.sum(model(np.ones((1, 11, 9, 4))))
+    assert models.multiplications(model) == float(keras.ops.sum(model(np.ones((1, 11, 9, 4)))))
 
 
 def test_multiplications_of_a_separable_convolution_are_those_of_its_two():

@@ -3,14 +3,13 @@
 import ast
 import importlib
 import inspect
-import os
+import re
 import shutil
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from conftest import python
 
 import evakeras
 
@@ -37,13 +36,6 @@ PUBLIC = {
 }  # fmt: skip
 
 
-def python(code, cwd, *arguments, **environment):
-    """Run code in a fresh interpreter that does not know this checkout."""
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | environment
-    command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
-
-
 def public_names(module):
     return [(name, getattr(module, name)) for name in module.__all__]
 
@@ -51,7 +43,7 @@ def public_names(module):
 def test_importing_the_package_loads_nothing_heavy(tmp_path):
     heavy = {"keras", "tensorflow", "numpy", "matplotlib", "sklearn", "scipy", "PIL", "tqdm", "filelock"}
     code = f"import sys, evakeras; print(evakeras.__version__, sorted({heavy} & set(sys.modules)))"
-    done = python(code, tmp_path, PYTHONPATH=str(PACKAGE.parent))
+    done = python("-c", code, cwd=tmp_path, PYTHONPATH=str(PACKAGE.parent))
     assert done.stdout.split(maxsplit=1) == [evakeras.__version__, "[]\n"], done.stderr
 
 
@@ -88,7 +80,7 @@ def test_each_module_copied_alone_into_an_empty_folder_runs_its_examples(tmp_pat
     for name in MODULES:  # one process for all: most of the time goes into importing Keras
         (tmp_path / name).mkdir()
         shutil.copy(PACKAGE / f"{name}.py", tmp_path / name)
-    done = python(ALONE, tmp_path, *MODULES)
+    done = python("-c", ALONE, *MODULES, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines() if line.startswith("examples: ")]
     assert [line[1] for line in lines] == list(MODULES)
@@ -118,7 +110,8 @@ def test_public_arguments_are_all_explained(name):
         if inspect.isfunction(function):
             section = (inspect.getdoc(function) + "\nReturns:").split("Returns:")[0]
             for argument in inspect.signature(function).parameters:
-                assert argument in section.split("Args:")[-1], f"{function_name}: {argument}"
+                listed = rf"^ {{4}}(?:\w+, )*{argument}(?:, \w+)*:"
+                assert re.search(listed, section.split("Args:")[-1], re.M), f"{function_name}: {argument}"
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -121,9 +121,6 @@ def test_grid_refuses_bad_input(arguments, message):
         plots.image_grid(**arguments)
 
 
-# Histograms
-
-
 def test_misclassified_grid_names_both_classes_of_each_image():
     images = np.zeros((2, 4, 4, 1), np.uint8)
     figure = plots.misclassified_grid(images, [0, 1], [1, 0], class_names=["cat", "dog"], title="t")
@@ -146,6 +143,9 @@ def test_misclassified_grid_refuses_bad_input(arguments, message):
     images = np.zeros((2, 4, 4), np.uint8)
     with pytest.raises(ValueError, match=message):
         plots.misclassified_grid(**{"images": images, "actual": [0, 1], "predicted": [1, 0], **arguments})
+
+
+# Histograms
 
 
 def test_histograms_count_every_value_of_every_array():

@@ -2,17 +2,10 @@
 
 import json
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import pyproject
-
-ROOT = Path(__file__).resolve().parent.parent
-SESSIONS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
-NOTEBOOKS = SESSIONS + sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))
+from conftest import NOTEBOOKS, ROOT, SESSIONS, pyproject, python, read_notebook
 
 
 def project():
@@ -45,21 +38,19 @@ def test_constraints_pin_every_requirement_and_name_no_host():
 
 
 def test_committed_results_are_those_of_the_committed_notebooks():
-    done = subprocess.run(
-        [sys.executable, ROOT / "tools" / "results.py", "--check"], capture_output=True, text=True
-    )
+    done = python(ROOT / "tools" / "results.py", "--check", cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: f"{file.parent.name}/{file.stem}")
 class TestNotebook:
     def test_was_saved_from_one_clean_run_without_errors(self, file):
-        code = [cell for cell in nbformat.read(file, 4).cells if cell.cell_type == "code"]
+        code = [cell for cell in read_notebook(file).cells if cell.cell_type == "code"]
         assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
         assert not [out for cell in code for out in cell.outputs if out.output_type == "error"]
 
     def test_is_small_and_clean(self, file):
-        notebook = nbformat.read(file, 4)
+        notebook = read_notebook(file)
         nbformat.validate(notebook)
         assert file.stat().st_size <= 1_500_000
         assert set(notebook.metadata) == {"kernelspec", "language_info"}
@@ -68,7 +59,7 @@ class TestNotebook:
         assert "/home/" not in text and "image/svg" not in text and "widget" not in text
 
     def test_shows_no_bare_object_and_no_log_lines(self, file):
-        for cell in nbformat.read(file, 4).cells:
+        for cell in read_notebook(file).cells:
             for output in cell.get("outputs", []):
                 shown = json.dumps(output.get("data", {}).get("text/plain", "")) + output.get("text", "")
                 assert not re.search(r"<keras|<Axes|\[<matplotlib|History at 0x|^[IWE]\d{4} ", shown, re.M)
@@ -103,7 +94,7 @@ QUOTED = {
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_every_figure_in_prose_is_printed_by_code_or_quoted(file):
-    notebook = nbformat.read(file, 4)
+    notebook = read_notebook(file)
     prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     prose = re.sub(r"\$[^$]*\$|`[^`]*`|!\[.*?\]|\]\([^)]*\)", "", prose, flags=re.S)
     typed = re.findall(r"(?<![\w.])\d[\d,]*\.\d+|(?<![\w.,])\d[\d,]*(?=\s*%)", prose)
@@ -114,25 +105,25 @@ def test_every_figure_in_prose_is_printed_by_code_or_quoted(file):
 @pytest.mark.parametrize("file", SESSIONS, ids=lambda file: file.stem)
 class TestSession:
     def test_has_one_title_described_pictures_exercises_and_solutions(self, file):
-        prose = [cell.source for cell in nbformat.read(file, 4).cells if cell.cell_type == "markdown"]
+        prose = [cell.source for cell in read_notebook(file).cells if cell.cell_type == "markdown"]
         assert len(re.findall(r"^# ", "\n".join(prose), re.M)) == 1
         for alt, path in re.findall(r"!\[(.*?)\]\((.+?)\)", "\n".join(prose), re.S):
             assert len(alt) > 40 and path == "attachment:cover.png"
-            assert nbformat.read(file, 4).cells[0].attachments["cover.png"]["image/png"]
+            assert read_notebook(file).cells[0].attachments["cover.png"]["image/png"]
         assert "## Exercises" in "\n".join(prose) and "## References" in "\n".join(prose)
         assert (file.parent / "solutions" / file.name).is_file()
 
     def test_folds_a_hint_under_each_exercise_and_solves_each(self, file):
-        text = "\n".join(cell.source for cell in nbformat.read(file, 4).cells if cell.cell_type == "markdown")
+        text = "\n".join(cell.source for cell in read_notebook(file).cells if cell.cell_type == "markdown")
         exercises = text.split("## Exercises\n")[1].split("\nSolutions: ")[0]
-        numbers = re.findall(r"^(\d)\. ", exercises, re.M)
-        assert 3 <= len(numbers) <= 5 and numbers == list("12345"[: len(numbers)])
+        listed = re.findall(r"^(\d)\. ", exercises, re.M)
+        assert 3 <= len(listed) <= 5 and listed == list("12345"[: len(listed)])
         hint = r"\n\n   <details><summary>Hint</summary>\n\n(?:   .+\n)+\n   </details>\n"
-        for number, exercise in zip(numbers, re.split(r"^\d\. ", exercises, flags=re.M)[1:], strict=True):
+        for number, exercise in zip(listed, re.split(r"^\d\. ", exercises, flags=re.M)[1:], strict=True):
             assert len(re.findall(hint, exercise)) == 1, f"exercise {number} needs one folded hint"
-        solutions = nbformat.read(file.parent / "solutions" / file.name, 4).cells
+        solutions = read_notebook(file.parent / "solutions" / file.name).cells
         prose = "\n".join(cell.source for cell in solutions if cell.cell_type == "markdown")
-        assert re.findall(r"^## (?:Exercise )?(\d)[.: ]", prose, re.M) == numbers
+        assert re.findall(r"^## (?:Exercise )?(\d)[.: ]", prose, re.M) == listed
 
     def test_shows_each_of_its_claims_in_a_tagged_cell(self, file):
         wanted = {
@@ -148,7 +139,7 @@ class TestSession:
             "10": ["K01", "K02", *(f"V{n:02}" for n in range(1, 6))],
             "11": [f"O{n:02}" for n in range(1, 11)],
         }
-        cells = nbformat.read(file, 4).cells
+        cells = read_notebook(file).cells
         tags = {tag for cell in cells if cell.cell_type == "code" for tag in cell.metadata.get("tags", [])}
         prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
         for claim in wanted[file.name[:2]]:

@@ -4,7 +4,6 @@ import ast
 import json
 import os
 import struct
-import subprocess
 import sys
 import time
 import tracemalloc
@@ -14,13 +13,13 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from conftest import ROOT, python
 
 import evakeras
 from evakeras import augment, data, train
 
 fuzz = pytest.importorskip("fuzz_loaders")  # its children need what Windows has not
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere memory cannot be limited")
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path(evakeras.__file__).parent
 
 
@@ -288,13 +287,6 @@ def test_state_that_cannot_be_is_refused_by_name(text, tmp_path, small):
     assert len(str(caught.value)) < 1000
 
 
-def search(folder):
-    return augment.search_policy(
-        lambda policy: 0.5, value_range=(0, 255), trials=2, operations=("identity", "rotate"), folder=folder,
-        progress=False,
-    )  # fmt: skip
-
-
 def kept(**changes):
     return json.dumps({"settings": fuzz.SETTINGS, "rewards": [0.5], **changes})
 
@@ -320,7 +312,7 @@ def kept(**changes):
 def test_search_that_cannot_be_is_refused_by_name(text, tmp_path, small):
     (tmp_path / "search.json").write_text(text)
     with pytest.raises(ValueError, match=r"search\.json is damaged"):
-        search(tmp_path)
+        fuzz.read_policy(augment, tmp_path / "search.json")
     assert (tmp_path / "search.json").read_text() == text
 
 
@@ -328,7 +320,7 @@ def test_search_with_other_settings_is_told_in_few_words(tmp_path):
     for wrong in ("9" * 10**5, [[]], 3):
         (tmp_path / "search.json").write_text(kept(settings=[wrong, *fuzz.SETTINGS[1:]]))
         with pytest.raises(ValueError, match="other settings: subpolicies was") as caught:
-            search(tmp_path)
+            fuzz.read_policy(augment, tmp_path / "search.json")
         assert len(str(caught.value)) < 1000
 
 
@@ -338,7 +330,7 @@ def test_pipe_in_place_of_a_state_or_a_search_is_not_waited_for(tmp_path):
     with pytest.raises(ValueError, match=r"state\.json is damaged"):
         train._read_state(tmp_path, fuzz.CONFIGURATION)
     with pytest.raises(ValueError, match=r"search\.json is damaged"):
-        search(tmp_path)
+        fuzz.read_policy(augment, tmp_path / "search.json")
 
 
 def run_with(model, folder):
@@ -431,13 +423,9 @@ def test_there_is_something_to_look_at():
 # Many such files
 
 
-def python(*arguments):
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=100)
-
-
 @on_linux
 def test_a_few_hundred_changed_files_are_read_or_refused():
-    done = python("tests/fuzz_loaders.py", "--inputs", "600", "--seed", "1")
+    done = python("tests/fuzz_loaders.py", "--inputs", 600, "--seed", 1, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "600 inputs, 0 failures" in done.stdout
 
@@ -463,7 +451,7 @@ print(*failures, sep="\\n")
 
 @on_linux
 def test_the_search_notices_a_crash_a_wait_lost_memory_and_other_errors():
-    done = python("-c", BROKEN)
+    done = python("-c", BROKEN, cwd=ROOT)
     lines = done.stdout.splitlines()
     assert len(lines) == 8, done.stdout + done.stderr
     for line, words in zip(lines, 2 * ["MemoryError", "took more than", "died", "KeyError"], strict=True):

@@ -1,15 +1,11 @@
 """What pages get that a notebook does not have; `tests/browse_site.py` looks at the whole site."""
 
 import sys
-from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import NOTEBOOKS, ROOT, read_notebook
 
-ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")) + sorted(
-    (ROOT / "notebooks/solutions").glob("*.ipynb")
-)
 sys.path.insert(0, str(ROOT / "tools"))
 
 course = pytest.importorskip("course", reason="pages need nbconvert and latex2mathml")
@@ -17,7 +13,7 @@ course = pytest.importorskip("course", reason="pages need nbconvert and latex2ma
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_every_figure_is_described(file):
-    for cell in course.described(nbformat.read(file, 4)).cells:
+    for cell in course.described(read_notebook(file)).cells:
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 assert len(output.metadata["image/png"]["alt"]) > 20
@@ -42,7 +38,7 @@ def test_a_description_that_is_there_stays():
 
 
 def test_the_page_of_a_notebook_describes_its_figures():
-    page = course.page(nbformat.read(NOTEBOOKS[10], 4))
+    page = course.page(read_notebook(NOTEBOOKS[10]))
     assert course.UNDESCRIBED not in page and "drawn step by step" in page
 
 
@@ -53,7 +49,7 @@ def test_equations_need_no_script():
     assert course.mathml("|w|").count('lspace="0" rspace="0">&#x0007C;') == 2
 
 
-def test_links_between_pages(tmp_path):
+def test_links_between_pages():
     make_site = pytest.importorskip("make_site", reason="needs Sphinx: make site")
     session, solution = NOTEBOOKS[4], ROOT / "notebooks/solutions" / NOTEBOOKS[4].name
     text = f"As in session 03 and session 05. See `solutions/{session.name}`, `CLAIMS.md`, `no.ipynb`."

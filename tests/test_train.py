@@ -400,7 +400,7 @@ def test_a_callback_that_stops_the_training_ends_the_run_and_keeps_the_epochs_be
 
     with pytest.raises(RuntimeError, match="stopped the training in epoch 2"):
         go(tmp_path, make_tiny, callbacks=[Stopper()])
-    assert list(snapshot(tmp_path)) and len(json.loads((tmp_path / "state.json").read_text())["seconds"]) == 1
+    assert len(json.loads((tmp_path / "state.json").read_text())["seconds"]) == 1
 
 
 # Locks
@@ -657,22 +657,6 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
         go(tmp_path, make_tiny)
 
 
-def test_precision_that_was_set_holds_in_a_run_and_after_it(tmp_path):
-    found = []
-
-    def build():
-        found.append(keras.config.dtype_policy().name)
-        return make_tiny()
-
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
-        go(tmp_path, build, epochs=1)
-        assert [*found, keras.config.dtype_policy().name] == ["mixed_bfloat16"] * 2
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
 def test_numbers_may_be_those_of_numpy(tmp_path):
     first = go(tmp_path, make_tiny, epochs=1)
     numbers = {"epochs": np.int64(1), "seed": np.uint8(3), "batch_size": np.int32(16)}
@@ -747,12 +731,12 @@ def test_changed_configuration_is_refused_and_nothing_changed(changes, message, 
 
 def test_changed_data_are_named(whole):
     part = r"(float32|int64) \(\d+.*\) with hash \w+"
-    for changes, names in (
-        ({"x": X + 1}, ["data.x"]),
-        ({"y": (Y + 1) % 3}, ["data.y"]),
-        ({"validation_data": (VALIDATION[0] + 1, VALIDATION[1])}, ["data.validation x"]),
+    for changes, name in (
+        ({"x": X + 1}, "data.x"),
+        ({"y": (Y + 1) % 3}, "data.y"),
+        ({"validation_data": (VALIDATION[0] + 1, VALIDATION[1])}, "data.validation x"),
     ):
-        with pytest.raises(ValueError, match=f"{names[0]} was '{part}', is now '{part}'"):
+        with pytest.raises(ValueError, match=f"{name} was '{part}', is now '{part}'"):
             go(whole.folder, **changes)
     with pytest.raises(ValueError, match=f"data.validation x was '{part}', is now None"):
         go(whole.folder, validation_data=None)

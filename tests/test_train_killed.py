@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("tf")  # PyTorch hangs where it is forked, 
 CONTEXT = multiprocessing.get_context("forkserver")
 HERE = Path(__file__).parent
 PATIENCE = 300  # seconds; nothing takes that long, but a test must not hang
-EPOCHS = 6
+EPOCHS = 3
 KILLS, MOST_PROCESSES = 20, 120
 
 
@@ -188,12 +188,12 @@ def train_on_two_devices(pipe, folder):
     settings = {"epochs": 2, "batch_size": 20}
     go(pipe, folder / "alone", make_synchronized, **settings)
     go(pipe, folder / "spread", make_synchronized, strategy=strategy, **settings)
-    go(pipe, folder / "whole", make_random, strategy=strategy, **settings)
-    bar = Interrupted()
+    random = {"build": make_random, "strategy": strategy, "validation_data": None, **settings}
+    go(pipe, folder / "whole", **random)
     with pytest.raises(KeyboardInterrupt):
-        go(pipe, folder / "cut", make_random, strategy=strategy, progress=bar, **settings)
+        go(pipe, folder / "cut", progress=Interrupted(), **random)
     assert not (folder / "cut" / "epoch-02.keras").exists()
-    go(pipe, folder / "cut", make_random, strategy=strategy, **settings)
+    go(pipe, folder / "cut", **random)
     with pytest.raises(ValueError, match="another configuration") as without:
         go(pipe, folder / "spread", make_synchronized, **settings)
     with pytest.raises(ValueError, match="another configuration") as within:

@@ -2,18 +2,14 @@
 
 import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from conftest import pyproject
+from conftest import ROOT, pyproject, python
 from packaging.requirements import Requirement
 from packaging.version import Version
 
 import evakeras
 
-ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = ("cpu", "notebooks", "test")  # what `make test-oldest` installs
 
 
@@ -26,9 +22,8 @@ def pretend(folder, name, version):
 
 def said(folder, *options, code="import evakeras"):
     """What a fresh Python says to stderr, with `folder` before all other packages."""
-    variables = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
-    command = [sys.executable, *options, "-c", code]
-    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
+    path = os.pathsep.join([str(folder), str(ROOT)])
+    done = python(*options, "-c", code, cwd=folder, PYTHONPATH=path)
     assert done.returncode == 0, done.stderr
     return done.stderr
 
@@ -55,9 +50,9 @@ def test_the_readme_states_the_versions_that_were_verified():
     stated = re.findall(r"Python (3\.\d+), Keras ([\d.]+), TensorFlow ([\d.]+), NumPy ([\d.]+):", readme)
     dates = re.findall(r"Last verified on (\d{4}-\d\d-\d\d)", readme)
     files = {"constraints-oldest.txt": "3.10", "constraints.txt": "3.11"}
-    for file, python in files.items():
-        pins = pinned(file, python)
-        assert stated.pop(0) == (python, pins["keras"], pins["tensorflow"], pins["numpy"])
+    for file, wanted in files.items():
+        pins = pinned(file, wanted)
+        assert stated.pop(0) == (wanted, pins["keras"], pins["tensorflow"], pins["numpy"])
         assert pins["tensorflow"] == pins["tensorflow-cpu"]
         assert re.findall(r"\((\d{4}-\d\d-\d\d)\)", (ROOT / file).read_text()) == dates
     assert not stated and pyproject()["project"]["requires-python"] == ">=3.10"
