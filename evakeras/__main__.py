@@ -89,6 +89,8 @@ def _assignment_command(options):
         file, *rest = command.split()
         path = str(folder / file)
         print("  " + " ".join(["python", f'"{path}"' if " " in path else path, *rest]) + f"   {what}")
+    if options.name is None:
+        print("The author is YOUR NAME: write yours into README.md and assignment.ipynb.")
     return 0
 
 

@@ -102,7 +102,7 @@ def basic(
 
     Args:
         flip: None, "horizontal", "vertical" or "horizontal_and_vertical", each in half of the images.
-        rotation: up to this many degrees either way, 0 to 180.
+        rotation: up to this many degrees either way, 0 to 180; not a part of a turn, as in Keras's layer.
         shift: up to this part of the height and the width either way, 0 to 1.
         zoom: up to this part larger or smaller, 0 to below 1; height and width alike.
         fill_mode: what fills the corners: "constant" (0), "nearest", "reflect" or "wrap".
@@ -1060,7 +1060,9 @@ class RandAugment(_Operations):
     Args:
         count: how many operations follow each other, at least 1.
         magnitude: how strong they are, 0 to 1; the paper's M is this times 30. The direction is random.
-        operations: names from `OPERATIONS`, each as likely as the others.
+        operations: names from `OPERATIONS`, each as likely as the others: identity, autocontrast, equalize,
+            posterize, solarize, brightness, color, contrast, sharpness, rotate, shear_x, shear_y,
+            translate_x, translate_y.
         value_range: lowest and highest value of the images, such as (0, 255) or (0, 1); what is outside is
             clipped.
         seed: integer that makes the choices repeat.
@@ -1194,7 +1196,7 @@ def search_policy(
         value_range: lowest and highest value of the images, such as (0, 255) or (0, 1).
         trials: how many policies are tried. A kept search goes on if there are to be more.
         subpolicies: how many a policy consists of, each of two steps.
-        operations: names from `OPERATIONS` to choose from.
+        operations: names from `OPERATIONS` to choose from; `RandAugment` lists them.
         rate: learning rate of the controller.
         seed: integer that makes the draws repeat.
         folder: where finished trials are kept, so that a search that was interrupted goes on. Choose another

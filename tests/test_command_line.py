@@ -480,7 +480,7 @@ def imported(file):
 def test_assignment_makes_a_whole_folder(tmp_path, capsys):
     assert main(["assignment", str(tmp_path / "my work")]) == 0
     said = capsys.readouterr().out
-    assert f'python "{tmp_path / "my work" / "train.py"}" --quick' in said
+    assert f'python "{tmp_path / "my work" / "train.py"}" --quick' in said and "YOUR NAME" in said
     folder = tmp_path / "my work"
     files = contents(folder)
     helpers = {f"helpers/{name}.py" for name in _assignment.HELPERS}

@@ -7,6 +7,8 @@ import nbformat
 import pytest
 from conftest import NOTEBOOKS, ROOT, SESSIONS, pyproject, python, read_notebook
 
+EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+
 
 def project():
     return pyproject()["project"]
@@ -35,6 +37,17 @@ def test_constraints_pin_every_requirement_and_name_no_host():
     for requirement in [*project()["dependencies"], *(line for lines in named for line in lines)]:
         assert re.match(r"[a-z0-9-]+", requirement)[0] in pinned
     assert "://" not in text
+
+
+def test_the_readme_has_examples():
+    assert len(EXAMPLES) >= 4
+
+
+@pytest.mark.usefixtures("tf")
+@pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
+def test_an_example_of_the_readme_runs_alone(example, capsys):
+    exec(example, {})
+    assert len(capsys.readouterr().out) > 10
 
 
 def test_committed_results_are_those_of_the_committed_notebooks():
