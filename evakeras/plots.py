@@ -171,6 +171,8 @@ def histograms(
     figure, axes = _subplots(len(values), 1, size, sharex=value_range is not None)
     for ax, (name, array), color in zip(axes, values.items(), cycle(COLORS), strict=False):
         ax.hist(array, bins, range=value_range, color=color, log=log)
+        if log:
+            ax.set_ylim(bottom=0.7)  # so that a bar of one is seen
         ax.set_title(name, fontsize=10, loc="left")
         ax.set_ylabel("count")
     axes[-1].set_xlabel(xlabel)
