@@ -54,7 +54,10 @@ class Run:
 
     def file(self, epoch: int | None = None) -> Path:
         """Path of the `.keras` file of the model as it was after `epoch` (from 1; None is the last)."""
-        file = _model_file(self.folder, len(self.seconds) if epoch is None else epoch)
+        last = len(self.seconds)
+        if epoch is not None and not 1 <= epoch <= last:
+            raise ValueError(f"epoch={epoch} must be between 1 and {last}, the epochs of this run")
+        file = _model_file(self.folder, last if epoch is None else epoch)
         if not file.is_file():
             raise FileNotFoundError(f"{file} was not kept; train with keep_epochs=True")
         return file
@@ -198,10 +201,12 @@ def study(
     if not variants or not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"variants={list(variants)} and seeds={seeds} must not be empty, no seed twice")
     for name in variants:
-        if not isinstance(name, str) or not name or "/" in name or "\\" in name or name.startswith("."):
-            raise ValueError(f"variants: {name!r} cannot name a folder; expected text without slashes")
+        if not isinstance(name, str) or not name or name.startswith(".") or set(name) & set('/\\<>:"|?*'):
+            raise ValueError(f"variants: {name!r} cannot name a folder everywhere; expected plain text")
         if not callable(variants[name]) or isinstance(variants[name], keras.Model):
             raise ValueError(f"variants[{name!r}] must be a function that builds and compiles a model")
+    if len({name.casefold() for name in variants}) < len(variants):
+        raise ValueError("variants: two names differ only in capital letters, and would share a folder")
     plan = _plan(x, y, epochs, batch_size, validation_data, augment, keep_epochs, callbacks, strategy)
     jobs = {(name, seed): Path(folder) / f"{name}-seed{seed}" for name in variants for seed in seeds}
     # What is there comes first: if it does not fit, that is said before hours are spent on the others.
@@ -243,6 +248,7 @@ class _Plan(NamedTuple):
 
 
 def _plan(x, y, epochs, batch_size, validation_data, augment, keep_epochs, callbacks, strategy):
+    _check_limits()
     epochs, batch_size = _whole("epochs", epochs), _whole("batch_size", batch_size)
     x, y = _check_pair("x and y", (x, y))
     arrays = [x, y]
@@ -273,6 +279,12 @@ def _plan(x, y, epochs, batch_size, validation_data, augment, keep_epochs, callb
         fingerprint=[_fingerprint(array) for array in arrays],
         augment_weights=augment.get_weights() if getattr(augment, "weights", ()) else [],
     )
+
+
+def _check_limits():
+    for name in ("max_epochs", "max_steps_per_epoch"):  # which not every version of Keras has
+        if getattr(keras.config, name, lambda: None)() is not None:
+            raise ValueError(f"keras.config.{name} would cut the training off; set it to None")
 
 
 def _whole(what, value, least=1):
@@ -349,9 +361,17 @@ def _run_model(model, plan, folder, seed, name, bar):
 def _reset(seed):
     """Forget what was built before, on which the names of layers depend; what the user has set stays."""
     policy, distribution = keras.config.dtype_policy(), keras.distribution.distribution()
-    keras.utils.clear_session()  # forgets these two as well
+    logs, short_tracebacks = (
+        keras.config.is_interactive_logging_enabled(),
+        keras.config.is_traceback_filtering_enabled(),
+    )
+    keras.utils.clear_session()  # forgets these four as well
     keras.config.set_dtype_policy(policy)
     keras.distribution.set_distribution(distribution)
+    if not logs:
+        keras.config.disable_interactive_logging()
+    if not short_tracebacks:
+        keras.config.disable_traceback_filtering()
     keras.utils.set_random_seed(seed)
 
 
@@ -565,6 +585,7 @@ def _configuration(model, plan, seed):
         "seed": seed,
         "batch_size": plan.batch_size,
         "keep_epochs": plan.keep_epochs,
+        "class": keras.saving.get_registered_name(type(model)),
         "model": model.get_config(),
         "compile": model.get_compile_config(),
         "initial_weights": _hash(*model.get_weights()),
@@ -630,6 +651,7 @@ def _check_callbacks(callbacks):
 def _callback_configuration(callback, epochs):
     """Class and simple attributes that are arguments of it; what changes during a fit is left out."""
     values = {name: getattr(callback, name, None) for name in inspect.signature(type(callback)).parameters}
+    values = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
     simple = {k: v for k, v in values.items() if isinstance(v, (bool, int, float, str))}
     if isinstance(callback, keras.callbacks.LearningRateScheduler):
         simple["rates"] = _rates(callback.schedule, epochs)
@@ -666,7 +688,9 @@ def _read_state(folder, config):
     try:
         state = _read_json(file)
         done = _epochs_done(state)
-        differences = list(_differences(_readable(state["configuration"]), _readable(config)))
+        known = state["configuration"]
+        now = {k: v for k, v in config.items() if k in known or k != "class"}  # which early runs have not
+        differences = list(_differences(_readable(known), _readable(now)))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file} is damaged: {_short(error)}; delete the folder to train anew") from error
     if differences:
@@ -859,7 +883,7 @@ class LearningRateRangeTest(keras.callbacks.Callback):
 
     Raises:
         ValueError: an argument outside its range; during `fit`: too few batches, an optimizer whose rate is
-            a schedule, or several steps per execution, of which the rate would be set once.
+            a schedule or which gathers gradients of several batches, or several steps per execution.
 
     Example:
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, "softmax")])
@@ -909,6 +933,8 @@ class LearningRateRangeTest(keras.callbacks.Callback):
         if self.model.steps_per_execution != 1:  # the callback is asked once for each execution
             steps = self.model.steps_per_execution
             raise ValueError(f"the model is compiled with steps_per_execution={steps}; expected 1")
+        if getattr(_inner(optimizer), "gradient_accumulation_steps", None):
+            raise ValueError("the optimizer accumulates gradients; expected a step for each batch")
         if isinstance(_inner(optimizer).get_config()["learning_rate"], dict):
             raise ValueError(
                 "the optimizer's learning rate is a schedule; compile with a number for this test"

@@ -346,6 +346,12 @@ def test_range_test_refuses_several_steps_per_execution(tf):
         fit(model, X, X.sum(1), callbacks=[train.LearningRateRangeTest(steps=5)])
 
 
+def test_range_test_refuses_an_optimizer_that_gathers_gradients():
+    model = make(keras.optimizers.SGD(0.01, gradient_accumulation_steps=4))
+    with pytest.raises(ValueError, match="accumulates gradients"):
+        fit(model, callbacks=[train.LearningRateRangeTest(steps=5)])
+
+
 def test_range_test_refuses_too_few_batches():
     model = make()
     before = model.get_weights()

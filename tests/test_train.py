@@ -181,8 +181,6 @@ def test_keep_epochs_keeps_the_model_of_every_epoch(whole, tmp_path):
     for epoch in range(1, EPOCHS + 1):
         loss = kept.model(epoch).evaluate(*VALIDATION, verbose=0, return_dict=True)["loss"]
         assert loss == pytest.approx(kept.history["val_loss"][epoch - 1], rel=1e-6)
-    with pytest.raises(FileNotFoundError):
-        kept.model(EPOCHS + 1)
 
 
 def test_finished_run_is_read_back_and_not_trained_again(whole, monkeypatch):
@@ -334,6 +332,13 @@ def test_callbacks_may_be_used_again(tmp_path, capfd):
     assert noted.begun == [0, 1, 2]
     study(tmp_path / "study", {"a": make_tiny}, callbacks=[noted], validation_data=VALIDATION)
     assert noted.begun == [0, 1, 2, 0, 0]
+
+
+def test_callbacks_may_have_numbers_of_numpy(tmp_path):
+    go(tmp_path, make_tiny, callbacks=[Noted(np.int64(1))])
+    assert go(tmp_path, make_tiny, callbacks=[Noted(1)]).read_back
+    with pytest.raises(ValueError, match="factor was 1, is now 2"):
+        go(tmp_path, make_tiny, callbacks=[Noted(np.int64(2))])
 
 
 @pytest.mark.parametrize(
@@ -611,6 +616,63 @@ def test_every_generator_of_random_numbers_gets_its_own_in_every_epoch():
     # They are known by the names that Keras gives their variables; were those others, nothing would repeat.
     found = [v for v in make().variables if v.path.endswith("seed_generator_state")]
     assert len(found) == 2  # of the random flip and of the dropout
+
+
+@keras.saving.register_keras_serializable(package="test_train")
+class Calm(keras.Sequential):
+    """A class of its own, which could train in a way of its own."""
+
+
+def make_calm():
+    model = Calm([keras.Input((6, 6, 1)), layers.Flatten(), layers.Dense(3, "softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
+    return model
+
+
+def test_a_run_of_another_class_of_model_is_refused(tmp_path):
+    go(tmp_path, make_tiny)
+    with pytest.raises(ValueError, match="class was 'Sequential', is now 'test_train>Calm'"):
+        go(tmp_path, make_calm)
+
+
+def test_a_run_from_before_the_class_was_kept_is_read_back(tmp_path):
+    go(tmp_path, make_calm)
+    file = tmp_path / "state.json"
+    state = json.loads(file.read_text())
+    del state["configuration"]["class"]
+    file.write_text(json.dumps(state))
+    assert go(tmp_path, make_calm).read_back
+
+
+@pytest.mark.parametrize("name", ["max_epochs", "max_steps_per_epoch"])
+def test_limits_that_would_cut_a_training_off_are_refused(name, tmp_path):
+    if not hasattr(keras.config, name):
+        pytest.skip("this version of Keras has no such limit")
+    getattr(keras.config, f"set_{name}")(1)
+    try:
+        with pytest.raises(ValueError, match=f"keras.config.{name} would cut"):
+            go(tmp_path / "new", make_tiny)
+    finally:
+        getattr(keras.config, f"set_{name}")(None)
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_the_user_has_set_stays(tmp_path):
+    config = keras.config
+    config.disable_interactive_logging()
+    config.disable_traceback_filtering()
+    try:
+        go(tmp_path, make_tiny)
+        assert not config.is_interactive_logging_enabled() and not config.is_traceback_filtering_enabled()
+    finally:
+        config.enable_interactive_logging()
+        config.enable_traceback_filtering()
+
+
+@pytest.mark.parametrize("epoch", [0, -1, EPOCHS + 1])
+def test_an_epoch_that_never_was_is_named(epoch, whole):
+    with pytest.raises(ValueError, match=f"epoch={epoch} must be between 1 and {EPOCHS}"):
+        whole.file(epoch)
 
 
 def test_a_configuration_that_holds_an_address_is_refused(tmp_path):
@@ -936,6 +998,17 @@ def test_study_refuses_bad_arguments(changes, tmp_path):
 def test_study_refuses_a_model_where_a_function_is_expected(tmp_path):
     with pytest.raises(ValueError, match=r"variants\['a'\] must be a function"):
         study(tmp_path, {"a": make_tiny()})
+
+
+@pytest.mark.parametrize("name", ["a/b", "a\\b", "a: b", "what?", ".hidden", "", 3])
+def test_study_refuses_names_that_no_folder_can_have_everywhere(name, tmp_path):
+    with pytest.raises(ValueError, match="cannot name a folder"):
+        study(tmp_path, {name: make_tiny})
+
+
+def test_study_refuses_names_that_some_systems_take_for_one(tmp_path):
+    with pytest.raises(ValueError, match="differ only in capital letters"):
+        study(tmp_path, {"L1": make_tiny, "l1": make_tiny})
 
 
 def test_study_refuses_no_variants(tmp_path):
