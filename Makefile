@@ -45,8 +45,8 @@ venv: $(VENV)/ready
 	@echo "make venv: the environment $(VENV) is ready. In each terminal that is to use it: source $(BIN)/activate"
 
 $(VENV)/ready: pyproject.toml $(wildcard $(CONSTRAINTS))
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	  { echo "Python 3.10 or newer is needed: make venv PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
+	  { echo "Python 3.10 to 3.13 is needed, for which TensorFlow comes: make venv PYTHON=python3.12"; exit 1; }
 	@echo "Making the environment $(VENV) (a few minutes the first time) ..."
 	@$(PYTHON) -m venv $(VENV) || { echo "The venv module is missing: on Debian, apt install python3-venv"; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=24"

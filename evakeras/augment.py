@@ -1472,7 +1472,8 @@ class SmartAugmentation(keras.Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         weight = self._twice(x, sample_weight)
-        return self.beta * super().compute_loss(x, self._twice(x, y), y_pred, weight, training)
+        loss = super().compute_loss(x, self._twice(x, y), y_pred, weight, training)
+        return loss if len(x.shape) == 4 else self.beta * loss  # of ordinary images the classifier's own
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         return super().compute_metrics(x, self._twice(x, y), y_pred, self._twice(x, sample_weight))

@@ -202,9 +202,11 @@ def batches(
         y: labels `(N,)` or `(N, classes)`, or None for images alone.
         batch_size: images per batch, at least 1; the last batch may be smaller.
         shuffle: whether to shuffle.
-        seed: integer that makes the shuffling and the layers of `augment.py` repeat; without it, their own
-            seed makes them repeat. TensorFlow mixes the global seed of `keras.utils.set_random_seed` in, if
-            one was set: then the same two give the same order.
+        seed: integer that makes the shuffling repeat, and an `augment` with `stateless`; without it, that
+            layer's own seed makes it repeat. What has no `stateless` (Keras's layers, a `Sequential`, `basic`
+            of augment.py) needs a seed of its own, and must be made anew for each pipeline. TensorFlow mixes
+            the global seed of `keras.utils.set_random_seed` in, if one was set: then the same two give the
+            same order.
         augment: a layer or function from a batch of images to a batch of images; a layer is called with
             `training=True`. It runs one batch after another, so that its random numbers repeat. A layer with
             a method `stateless(images, seed)`, as those of `augment.py`, runs in parallel and repeats too; it

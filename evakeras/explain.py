@@ -790,6 +790,13 @@ def _check_model(model, classes=True):
             hint = "images with a channel axis" if rank == 4 else "choose with keras.Model(inputs, outputs)"
             came = ", ".join(map(str, shapes))
             raise ValueError(f"model {model.name!r} has {name} {came}, expected one, {expected}: {hint}")
+    for _, step in _walk(model):
+        if isinstance(step, (layers.Permute, layers.Reshape)):
+            return  # it may turn the images for the layers behind it
+        if hasattr(step, "data_format"):
+            if step.data_format == "channels_first":
+                raise ValueError(f"layer {step.name!r} takes channels first; expected images (N, H, W, C)")
+            return
 
 
 def _check_images(images, shape):

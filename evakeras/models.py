@@ -468,7 +468,7 @@ def multiplications(model: keras.Model) -> int:
 
     Raises:
         ValueError: not built, an output of unknown size, or a layer with weights that is neither dense nor a
-            convolution, nor works on each value alone.
+            two-dimensional convolution, nor works on each value alone.
 
     Example:
         >>> multiplications(build("third"))
@@ -487,7 +487,9 @@ def _multiplied(layer, shape):
     if isinstance(layer, keras.Model):
         return multiplications(layer)
     if not isinstance(layer, (*_CONVOLUTIONS, layers.Dense)):
-        if getattr(layer, "weights", ()) and not isinstance(layer, _POINTWISE):
+        # A single number is a setting that is kept as a weight, such as a share of images to change.
+        arrays = [weight for weight in getattr(layer, "weights", ()) if len(weight.shape)]
+        if arrays and not isinstance(layer, _POINTWISE):
             raise ValueError(f"layer {layer.name!r}: no rule for a {type(layer).__name__} layer")
         return 0
     first = getattr(layer, "data_format", "channels_last") == "channels_first"

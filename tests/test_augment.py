@@ -777,6 +777,14 @@ def test_smart_augmentation_has_the_loss_of_the_paper():
     assert found["accuracy"] == pytest.approx(np.mean(said.argmax(axis=1) == np.tile(labels, 2)))
 
 
+def test_smart_augmentation_has_the_loss_of_its_classifier_on_ordinary_images():
+    model, labels = smart(0.2, 0.5), np.array([0, 1, 2, 0])
+    images = RNG.random((4, 6, 6, 1), dtype="float32")
+    model.classifier.compile(loss="sparse_categorical_crossentropy")
+    alone = model.classifier.evaluate(images, labels, verbose=0)
+    assert model.evaluate(images, labels, verbose=0)[0] == pytest.approx(alone, rel=1e-5)
+
+
 def test_smart_augmentation_trains_both_networks_and_validates_on_ordinary_images():
     model, labels = smart(), np.arange(30) % 3
     images = np.zeros((30, 6, 6, 1), "float32")

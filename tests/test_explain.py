@@ -757,12 +757,24 @@ def two_inputs():
     return keras.Model(inputs, layers.Flatten()(layers.Add()(inputs)))
 
 
+def channels_first():
+    convolution = layers.Conv2D(2, 1, data_format="channels_first")
+    return keras.Sequential([keras.Input(SHAPE), convolution, layers.Flatten(), layers.Dense(2)])
+
+
+def turned_inside():
+    """Takes images with channels last, and turns them for itself."""
+    parts = [layers.Permute((3, 1, 2)), layers.Conv2D(2, 1, data_format="channels_first")]
+    return keras.Sequential([keras.Input(SHAPE), *parts, layers.Flatten(), layers.Dense(2)])
+
+
 BAD_MODELS = [
     (subclassed, "Subclassed with a `call` of its own"),
     (lambda: keras.Sequential(parts()), "built Keras model: give it an Input"),
     (lambda: "model", "model='model' must be"),
     (two_outputs, r"outputs \(None, 180\), \(None, 2\), expected one, \(N, classes\)"),
     (two_inputs, r"inputs .*expected one, \(N, H, W, C\)"),
+    (channels_first, r"takes channels first; expected images \(N, H, W, C\)"),
     (lambda: keras.Sequential([keras.Input((8,)), layers.Dense(2)]), r"inputs \(None, 8\), expected one"),
     (lambda: keras.Sequential([keras.Input(SHAPE), layers.Conv2D(2, 3)]), r"outputs .*\(N, classes\)"),
 ]
@@ -773,6 +785,10 @@ BAD_MODELS = [
 def test_a_model_that_does_not_fit_is_refused(function, make, message, images):
     with pytest.raises(ValueError, match=message):
         activation_maximization(make()) if isinstance(function, str) else function(make(), images)
+
+
+def test_a_model_may_turn_its_images_itself(images):
+    assert saliency(turned_inside(), images).shape == images.shape[:3]
 
 
 NAN = np.full((1, *SHAPE), np.nan)

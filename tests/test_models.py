@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers
 
-from evakeras import models
+from evakeras import augment, models
 from evakeras.data import load_mnist
 from evakeras.models import COMPACT, PROGRESSION, RECIPES, build, compiled, receptive_field
 
@@ -559,6 +559,8 @@ def test_multiplications_lay_nested_models_open_and_branch():
     outer = keras.Model(inputs, layers.Add()([inner(inputs), layers.Dense(10)(layers.Flatten()(inputs))]))
     assert models.multiplications(outer) == models.multiplications(inner) + 7_840
     assert models.multiplications(keras.Sequential([keras.Input((3,)), layers.ReLU()])) == 0
+    pairing = keras.Sequential([keras.Input((28, 28, 1)), augment.SamplePairing(), *build("third").layers])
+    assert models.multiplications(pairing) == models.multiplications(build("third"))
 
 
 @pytest.mark.parametrize(
