@@ -118,7 +118,7 @@ test-jax test-torch: test-%:
 	@$(MAKE) --no-print-directory test-helpers VENV=.venv-$* EXTRAS=$*,test KERAS_BACKEND=$*
 
 test-helpers: $(VENV)/ready
-	@$(BIN)/python -m pytest -n 2 --dist worksteal -q
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q  # more would wait for each other
 
 # One notebook after the other, since each wants the whole GPU; no cell is cut off: some train for hours.
 test-gpu:

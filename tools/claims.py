@@ -11,7 +11,7 @@ import re
 import nbformat
 from listing import ROOT, sessions
 
-VERDICTS = ("holds", "holds if", "wrong")
+VERDICTS = ("holds", "holds if", "wrong", "not confirmed")
 TOPICS = {
     "C": "Convolution, receptive field, pooling",
     "P": "The MNIST progression",
@@ -27,12 +27,12 @@ HEAD = """\
 # What holds of the notes' claims
 
 The course grew out of lecture notes. Every statement in them that can be tested is shown in running code, in
-the section that its id leads to, and gets a verdict: it **holds**, it **holds if** a condition is met, or it
-is **wrong**. The last column is what the code printed, or where to look, in the full run whose outputs the
-notebooks carry.
+the section that its id leads to, and gets a verdict: it **holds**, it **holds if** a condition is met, it is
+**wrong**, or it is **not confirmed**: what we tried shows something else, but other trials might not. The
+last column is what the code printed, or where to look, in the full run whose outputs the notebooks carry.
 
 {count} claims (one of them, V05, is a question of our own): {holds} hold, {conditions} hold with a condition,
-{wrong} are wrong or not confirmed.
+{wrong} are wrong, {open} are not confirmed.
 """
 
 
@@ -46,8 +46,9 @@ def page(root=ROOT):
             f"assets/claims.json lacks {', '.join(sorted(orphans))}, which cells are tagged with"
         )
     verdicts = [claim["verdict"] for claim in claims]
-    holds, conditions, wrong = (verdicts.count(verdict) for verdict in VERDICTS)
-    text = HEAD.format(count=len(claims), holds=holds, conditions=conditions, wrong=wrong)
+    names = ("holds", "conditions", "wrong", "open")
+    counts = {name: verdicts.count(verdict) for name, verdict in zip(names, VERDICTS, strict=True)}
+    text = HEAD.format(count=len(claims), **counts)
     for letter, topic in TOPICS.items():
         text += f"\n## {topic}\n\n| id | the notes say | verdict | as printed |\n|---|---|---|---|\n"
         text += "".join(row(claim, read) for claim in claims if claim["id"][0] == letter)
@@ -65,7 +66,7 @@ def row(claim, sessions):
     if claim["verdict"] == "holds if":
         verdict = f"**holds if** {but}"
     else:
-        link = ": " if claim["verdict"] == "wrong" else ", "
+        link = ", " if claim["verdict"] == "holds" else ": "
         verdict = f"**{claim['verdict']}**" + (link + but if but else "")
     cells = f"[{name}]({homes[0].link(name)})", claim["claim"], verdict, figure(claim, homes[0])
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
