@@ -47,7 +47,8 @@ def main():
     for old in (folder, work):
         shutil.rmtree(old, ignore_errors=True)
     lay_out(work / "source")
-    checks = ["--fail-on-warning", "--keep-going", "--nitpicky", "--quiet", "--jobs=2"]
+    # In one process: TensorFlow, which the reference imports, may die in one that is forked from it.
+    checks = ["--fail-on-warning", "--keep-going", "--nitpicky", "--quiet"]
     places = ["--conf-dir", ROOT / "docs", "--doctree-dir", work / "read", work / "source", work / "pages"]
     if build_main([*checks, *map(str, places)]):
         sys.exit("The site was not built: mend what is said above.")
