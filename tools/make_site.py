@@ -159,7 +159,6 @@ def reference(name):
 ```{{eval-rst}}
 .. automodule:: evakeras.{name}
    :members:
-   :no-value:
 ```
 
 The file itself, to copy: {{download}}`{name}.py <../evakeras/{name}.py>`.
