@@ -190,8 +190,6 @@ def test_a_recipe_counts_the_last_smaller_batch_and_takes_its_own_epochs():
 
 
 def test_augmentation_of_a_recipe_is_one_that_augment_takes():
-    from evakeras import augment
-
     images = np.random.default_rng(0).random((4, 28, 28, 1), dtype=np.float32)
     for recipe in RECIPES.values():
         moved = augment.from_image_data_generator(**recipe.augmentation)(images, training=True)
